@@ -1,0 +1,25 @@
+"""Outcome codes: how an iteration ended, with a text that says what to do."""
+
+import enum
+
+
+class Outcome(enum.Enum):
+    """How a solver or a training run ended.
+
+    Only `converged` and `completed` are successes; the value of each member is its sentence.
+    """
+
+    converged = "the requested tolerance was reached and certified"
+    completed = "all requested steps were done"
+    max_iterations = (
+        "the iteration limit was reached before the tolerance; raise max_iterations or loosen tolerance"
+    )
+    stalled = "no further progress is possible in this precision; loosen tolerance or rescale the data"
+    diverged = "the iterates left the range of finite numbers; lower the step size"
+    infeasible = "the constraints contradict each other; use a noisy (least-squares) form of the programme"
+    interrupted = "the run was interrupted; start it again with the same checkpoint to continue"
+
+    @property
+    def success(self) -> bool:
+        """Whether the result is what was asked for."""
+        return self in (Outcome.converged, Outcome.completed)

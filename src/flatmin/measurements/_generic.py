@@ -1,0 +1,176 @@
+"""Questions that can be asked of every measurement operator.
+
+`S` is always `(d1, d1)`, `T` always `(d2, d2)`; both symmetric; `None` stands for the identity and is cheaper.
+The default of each function reads the operator one measurement at a time through `adjoint`: correct for any
+operator, `m` adjoints. The kinds register what they can do better.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Float, Int
+
+from flatmin.measurements._base import AbstractMeasurements
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def default_dtype() -> jnp.dtype:
+    """The floating type that JAX gives to new arrays: float64 if enabled, else float32."""
+    return jnp.zeros(()).dtype
+
+
+def _accumulate(op: AbstractMeasurements, term, like: jax.Array | None) -> Array:
+    """`sum_i term(A_i)` with `A_i` read one at a time through the adjoint."""
+    dtype = default_dtype() if like is None else like.dtype
+    unit = jnp.zeros(op.num_measurements, dtype)
+
+    def body(total, i):
+        return total + term(op.adjoint(unit.at[i].set(1))), None
+
+    start = jnp.zeros(
+        jax.eval_shape(term, jax.ShapeDtypeStruct(op.matrix_shape, dtype)).shape,
+        dtype,
+    )
+    return jax.lax.scan(body, start, jnp.arange(op.num_measurements))[0]
+
+
+def apply_right(matrix: Array, T: Array | None) -> Array:
+    """`X T`, with `None` for the identity."""
+    return matrix if T is None else jnp.matmul(matrix, T, precision=HIGHEST)
+
+
+def apply_left(S: Array | None, matrix: Array) -> Array:
+    """`S X`, with `None` for the identity."""
+    return matrix if S is None else jnp.matmul(S, matrix, precision=HIGHEST)
+
+
+@functools.singledispatch
+def row_gram(op: AbstractMeasurements, T: Float[Array, "d2 d2"] | None = None) -> Float[Array, "d1 d1"]:
+    """`sum_i A_i T A_i^T`, shape (d1, d1). With `T = None` it is `n D_out` of [G, Thm 5].
+
+    Args:
+        op: the measurements.
+        T: symmetric (d2, d2); `None` for the identity.
+
+    Returns:
+        The (d1, d1) matrix. Default cost: m adjoints and m products of d1 x d2 with d2 x d2.
+    """
+    return _accumulate(op, lambda A: jnp.matmul(apply_right(A, T), A.T, precision=HIGHEST), T)
+
+
+@functools.singledispatch
+def col_gram(op: AbstractMeasurements, S: Float[Array, "d1 d1"] | None = None) -> Float[Array, "d2 d2"]:
+    """`sum_i A_i^T S A_i`, shape (d2, d2). With `S = None` it is `n D_in` of [G, Thm 5].
+
+    Args:
+        op: the measurements.
+        S: symmetric (d1, d1); `None` for the identity.
+
+    Returns:
+        The (d2, d2) matrix. Default cost: m adjoints and m products of d1 x d1 with d1 x d2.
+    """
+    return _accumulate(op, lambda A: jnp.matmul(A.T, apply_left(S, A), precision=HIGHEST), S)
+
+
+@functools.singledispatch
+def twist_gram(op: AbstractMeasurements, T: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """`sum_i A_i T A_i` for square measurements, shape (d, d); what symmetrising needs besides the two Grams.
+
+    Args:
+        op: measurements with `d1 = d2`.
+        T: (d, d), not necessarily symmetric.
+
+    Returns:
+        The (d, d) matrix.
+    """
+    return _accumulate(op, lambda A: jnp.matmul(apply_right(A, T), A, precision=HIGHEST), T)
+
+
+@functools.singledispatch
+def gram_form(
+    op: AbstractMeasurements,
+    S: Float[Array, "d1 d1"] | None = None,
+    T: Float[Array, "d2 d2"] | None = None,
+) -> Float[Array, ""]:
+    """`sum_i tr(A_i^T S A_i T) = <S, row_gram(T)> = <T, col_gram(S)>`, the seam to the Hessian trace.
+
+    Args:
+        op: the measurements.
+        S: symmetric psd (d1, d1); `None` for the identity.
+        T: symmetric psd (d2, d2); `None` for the identity.
+
+    Returns:
+        A scalar, non-negative up to rounding.
+    """
+    if S is None:
+        return jnp.trace(col_gram(op)) if T is None else jnp.vdot(T, col_gram(op), precision=HIGHEST)
+    return jnp.vdot(S, row_gram(op, T), precision=HIGHEST)
+
+
+@functools.singledispatch
+def kernel_form(
+    op: AbstractMeasurements,
+    S: Float[Array, "d1 d1"] | None = None,
+    T: Float[Array, "d2 d2"] | None = None,
+) -> Float[Array, "m m"]:
+    """The m x m matrix `K_ij = <A_i, S A_j T>`; its trace is `gram_form`. With `None`s it is `A A*`.
+
+    Args:
+        op: the measurements.
+        S: symmetric (d1, d1); `None` for the identity.
+        T: symmetric (d2, d2); `None` for the identity.
+
+    Returns:
+        The (m, m) matrix. Default cost: m adjoints and m forwards.
+    """
+    like = S if S is not None else T
+    dtype = default_dtype() if like is None else like.dtype
+
+    def column(unit):
+        return op.forward(apply_right(apply_left(S, op.adjoint(unit)), T))
+
+    return jax.lax.map(column, jnp.eye(op.num_measurements, dtype=dtype)).T
+
+
+@functools.singledispatch
+def entry_gram(op: AbstractMeasurements) -> Float[Array, "d1 d2"]:
+    """`sum_i A_i o A_i` (entrywise squares), shape (d1, d2); what Hadamard factors need."""
+    return _accumulate(op, jnp.square, None)
+
+
+@functools.singledispatch
+def materialise(op: AbstractMeasurements) -> Float[Array, "m d1 d2"]:
+    """The dense tensor of all `A_i`, shape (m, d1, d2). Memory m d1 d2: for small sizes and for tests."""
+    return jax.vmap(op.adjoint)(jnp.eye(op.num_measurements, dtype=default_dtype()))
+
+
+@functools.singledispatch
+def forward_product(
+    op: AbstractMeasurements, left: Float[Array, "d1 k"], right: Float[Array, "k d2"]
+) -> Float[Array, " m"]:
+    """`A(L R)` for a matrix given as a product, shape (m,); never forms `L R` where the kind can avoid it."""
+    return op.forward(jnp.matmul(left, right, precision=HIGHEST))
+
+
+@functools.singledispatch
+def take(op: AbstractMeasurements, indices: Int[Array, " B"]) -> AbstractMeasurements:
+    """The measurements `indices` of `op`, in that order, repeats allowed; may be traced.
+
+    Args:
+        op: the measurements.
+        indices: integers in `[0, m)`.
+
+    Returns:
+        Measurements with `num_measurements = len(indices)`.
+    """
+    from flatmin.measurements.composite import SelectedMeasurements
+
+    return SelectedMeasurements(op, indices)
+
+
+def as_lineax(op: AbstractMeasurements) -> lx.AbstractLinearOperator:
+    """The same map as a lineax operator from (d1, d2) arrays to (m,) arrays."""
+    return lx.FunctionLinearOperator(op.forward, jax.ShapeDtypeStruct(op.matrix_shape, default_dtype()))

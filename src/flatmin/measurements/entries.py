@@ -1,0 +1,152 @@
+"""Single entries of the matrix: completion. Nothing of size d1 x d2 x m is ever formed."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from flatmin._core import UsageError, check_at_least, check_shape, is_traced
+from flatmin.measurements._base import AbstractMeasurements
+from flatmin.measurements._generic import (
+    HIGHEST,
+    col_gram,
+    default_dtype,
+    entry_gram,
+    forward_product,
+    gram_form,
+    kernel_form,
+    row_gram,
+    take,
+    twist_gram,
+)
+
+
+class EntryMeasurements(AbstractMeasurements):
+    """`A_i = e_{rows[i]} e_{cols[i]}^T`, so `A(X)_i = X[rows[i], cols[i]]`.
+
+    Attributes:
+        rows: row of each entry, shape (m,).
+        cols: column of each entry, shape (m,).
+        matrix_shape: (d1, d2).
+    """
+
+    rows: Int[Array, " m"]
+    cols: Int[Array, " m"]
+    matrix_shape: tuple[int, int] = eqx.field(static=True)
+
+    def __check_init__(self):
+        check_shape("rows", self.rows, ("m",))
+        check_shape("cols", self.cols, (self.rows.shape[0],))
+
+    @property
+    def num_measurements(self) -> int:
+        """`m`."""
+        return self.rows.shape[0]
+
+    def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " m"]:
+        """The seen entries; O(m)."""
+        return matrix[self.rows, self.cols]
+
+    def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
+        """Scatter-add of the weights; O(m + d1 d2)."""
+        return jnp.zeros(self.matrix_shape, weights.dtype).at[self.rows, self.cols].add(weights)
+
+
+def entries(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[int, int]) -> EntryMeasurements:
+    """Measurements of the entries `(rows[i], cols[i])`.
+
+    Args:
+        rows: integers in [0, d1), shape (m,).
+        cols: integers in [0, d2), shape (m,).
+        matrix_shape: (d1, d2).
+
+    Returns:
+        Sparse measurements, memory 2 m integers.
+
+    Raises:
+        UsageError: for m = 0, non-integers, entries out of range, or an entry given twice.
+    """
+    check_at_least("matrix_shape", min(matrix_shape), 1)
+    indices = []
+    for name, given, size in (("rows", rows, matrix_shape[0]), ("cols", cols, matrix_shape[1])):
+        array = jnp.asarray(given)
+        if not is_traced(array):
+            if array.size == 0:
+                raise UsageError(f"{name}: got no entries (m = 0); at least one measurement is needed")
+            if not jnp.issubdtype(array.dtype, jnp.integer):
+                raise UsageError(f"{name}: got {array.dtype}, expected integers")
+            host = np.asarray(array)
+            if host.min() < 0 or host.max() >= size:
+                bad = int(np.argmax((host < 0) | (host >= size)))
+                raise UsageError(
+                    f"{name}: entry {bad} is {int(host[bad])}, outside [0, {size}); indices count from 0 and must fit "
+                    f"matrix_shape {tuple(matrix_shape)}"
+                )
+        indices.append(array)
+    op = EntryMeasurements(indices[0], indices[1], (int(matrix_shape[0]), int(matrix_shape[1])))
+    if not is_traced(*indices):
+        flat = np.asarray(indices[0], dtype=np.int64) * matrix_shape[1] + np.asarray(indices[1])
+        unique, first, counts = np.unique(flat, return_index=True, return_counts=True)
+        if unique.size != flat.size:
+            at = int(first[np.argmax(counts > 1)])
+            raise UsageError(
+                f"rows, cols: entry ({int(indices[0][at])}, {int(indices[1][at])}) is given {int(counts.max())} times; "
+                "average the values of duplicates first"
+            )
+    return op
+
+
+def _diagonal(matrix: Array | None, index: Array, like: Array | None) -> Array:
+    if matrix is None:
+        return jnp.ones(index.shape, default_dtype() if like is None else like.dtype)
+    return jnp.diagonal(matrix)[index]
+
+
+@row_gram.register
+def _(op: EntryMeasurements, T=None):
+    weights = _diagonal(T, op.cols, T)
+    return jnp.diag(jnp.zeros(op.matrix_shape[0], weights.dtype).at[op.rows].add(weights))
+
+
+@col_gram.register
+def _(op: EntryMeasurements, S=None):
+    weights = _diagonal(S, op.rows, S)
+    return jnp.diag(jnp.zeros(op.matrix_shape[1], weights.dtype).at[op.cols].add(weights))
+
+
+@twist_gram.register
+def _(op: EntryMeasurements, T):
+    return jnp.zeros(op.matrix_shape, T.dtype).at[op.rows, op.cols].add(T[op.cols, op.rows])
+
+
+@gram_form.register
+def _(op: EntryMeasurements, S=None, T=None):
+    like = S if S is not None else T
+    return jnp.sum(_diagonal(S, op.rows, like) * _diagonal(T, op.cols, like))
+
+
+def _block(matrix: Array | None, index: Array, like: Array | None) -> Array:
+    if matrix is None:
+        return (index[:, None] == index[None, :]).astype(default_dtype() if like is None else like.dtype)
+    return matrix[index[:, None], index[None, :]]
+
+
+@kernel_form.register
+def _(op: EntryMeasurements, S=None, T=None):
+    like = S if S is not None else T
+    return _block(S, op.rows, like) * _block(T, op.cols, like)
+
+
+@entry_gram.register
+def _(op: EntryMeasurements):
+    return op.adjoint(jnp.ones(op.num_measurements, default_dtype()))
+
+
+@forward_product.register
+def _(op: EntryMeasurements, left, right):
+    return jnp.einsum("ik,ki->i", left[op.rows], right[:, op.cols], precision=HIGHEST)
+
+
+@take.register
+def _(op: EntryMeasurements, indices: Int[Array, " B"]):
+    return EntryMeasurements(op.rows[indices], op.cols[indices], op.matrix_shape)

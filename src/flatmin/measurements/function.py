@@ -1,0 +1,62 @@
+"""The user's own linear function."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flatmin._core import UsageError, check_at_least
+from flatmin.measurements._base import AbstractMeasurements
+from flatmin.measurements._generic import default_dtype
+
+
+class FunctionMeasurements(AbstractMeasurements):
+    """`A(X) = fn(X)` for a linear JAX function; the adjoint is its transpose.
+
+    Attributes:
+        fn: linear map from (d1, d2) arrays to (m,) arrays.
+        matrix_shape: (d1, d2).
+        num_measurements: m.
+    """
+
+    fn: Callable[[Array], Array]
+    matrix_shape: tuple[int, int] = eqx.field(static=True)
+    num_measurements: int = eqx.field(static=True)
+
+    def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " m"]:
+        """`fn(X)`."""
+        return self.fn(matrix)
+
+    def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
+        """`fn^T(y)`, at about the cost of `fn`."""
+        example = jax.ShapeDtypeStruct(self.matrix_shape, weights.dtype)
+        return jax.linear_transpose(self.fn, example)(weights)[0]
+
+
+def from_function(fn: Callable[[Array], Array], matrix_shape: tuple[int, int]) -> FunctionMeasurements:
+    """Measurements by a linear function that JAX can trace.
+
+    Args:
+        fn: linear map from (d1, d2) arrays to (m,) arrays. Linearity is probed on random matrices.
+        matrix_shape: (d1, d2).
+
+    Returns:
+        The measurements.
+
+    Raises:
+        UsageError: if the output is not one vector, m = 0, or the function is not linear.
+    """
+    check_at_least("matrix_shape", min(matrix_shape), 1)
+    shape = (int(matrix_shape[0]), int(matrix_shape[1]))
+    out = jax.eval_shape(fn, jax.ShapeDtypeStruct(shape, default_dtype()))
+    if not isinstance(out, jax.ShapeDtypeStruct) or len(out.shape) != 1 or out.shape[0] == 0:
+        got = getattr(out, "shape", type(out).__name__)
+        raise UsageError(f"fn: got output {got}, expected one non-empty vector of shape (m,)")
+    X, Y = jax.random.normal(jax.random.key(0), (2, *shape), default_dtype())
+    together, apart = fn(2 * X - Y), 2 * fn(X) - fn(Y)
+    scale = jnp.max(jnp.abs(apart)) + jnp.max(jnp.abs(together))
+    if not bool(jnp.max(jnp.abs(together - apart)) <= 1e-3 * scale):
+        raise UsageError("fn: fn(2X - Y) differs from 2 fn(X) - fn(Y); measurements must be linear, without offset")
+    return FunctionMeasurements(fn, shape, out.shape[0])

@@ -1,0 +1,108 @@
+"""The fully observed matrix: `A` is the identity."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from flatmin._core import check_at_least
+from flatmin.measurements._base import AbstractMeasurements
+from flatmin.measurements._generic import (
+    col_gram,
+    default_dtype,
+    entry_gram,
+    gram_form,
+    kernel_form,
+    row_gram,
+    take,
+    twist_gram,
+)
+from flatmin.measurements.entries import EntryMeasurements
+
+
+class IdentityMeasurements(AbstractMeasurements):
+    """Every entry of the matrix, row-major: `m = d1 d2`, `A(X) = vec(X)`.
+
+    Attributes:
+        matrix_shape: (d1, d2).
+    """
+
+    matrix_shape: tuple[int, int] = eqx.field(static=True)
+
+    def __check_init__(self):
+        check_at_least("matrix_shape", min(self.matrix_shape), 1)
+
+    @property
+    def num_measurements(self) -> int:
+        """`m = d1 d2`."""
+        return self.matrix_shape[0] * self.matrix_shape[1]
+
+    def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " m"]:
+        """`vec(X)`, free."""
+        return matrix.reshape(-1)
+
+    def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
+        """The vector as a matrix, free."""
+        return weights.reshape(self.matrix_shape)
+
+
+def identity(matrix_shape: tuple[int, int]) -> IdentityMeasurements:
+    """Measurements that see the whole matrix.
+
+    Args:
+        matrix_shape: (d1, d2).
+
+    Returns:
+        The measurements; no memory.
+
+    Raises:
+        UsageError: if a size is below 1.
+    """
+    return IdentityMeasurements((int(matrix_shape[0]), int(matrix_shape[1])))
+
+
+def _trace(matrix: Array | None, size: int) -> Array:
+    return jnp.asarray(size, default_dtype()) if matrix is None else jnp.trace(matrix)
+
+
+@row_gram.register
+def _(op: IdentityMeasurements, T=None):
+    total = _trace(T, op.matrix_shape[1])
+    return total * jnp.eye(op.matrix_shape[0], dtype=total.dtype)
+
+
+@col_gram.register
+def _(op: IdentityMeasurements, S=None):
+    total = _trace(S, op.matrix_shape[0])
+    return total * jnp.eye(op.matrix_shape[1], dtype=total.dtype)
+
+
+@twist_gram.register
+def _(op: IdentityMeasurements, T):
+    del op
+    return T.T
+
+
+@gram_form.register
+def _(op: IdentityMeasurements, S=None, T=None):
+    return _trace(S, op.matrix_shape[0]) * _trace(T, op.matrix_shape[1])
+
+
+@kernel_form.register
+def _(op: IdentityMeasurements, S=None, T=None):
+    like = S if S is not None else T
+    dtype = default_dtype() if like is None else like.dtype
+    left = jnp.eye(op.matrix_shape[0], dtype=dtype) if S is None else S
+    right = jnp.eye(op.matrix_shape[1], dtype=dtype) if T is None else T
+    return jnp.kron(left, right)
+
+
+@entry_gram.register
+def _(op: IdentityMeasurements):
+    return jnp.ones(op.matrix_shape, default_dtype())
+
+
+@take.register
+def _(op: IdentityMeasurements, indices: Int[Array, " B"]):
+    return EntryMeasurements(
+        indices // op.matrix_shape[1], indices % op.matrix_shape[1], op.matrix_shape
+    )

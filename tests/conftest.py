@@ -1,0 +1,22 @@
+"""Tests run in float64, with strict promotion of ranks and checked shapes."""
+
+import os
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# one folder of compiled programs for all test processes: most of the suite's time is compilation
+jax.config.update("jax_compilation_cache_dir", os.environ.get("FLATMIN_TEST_CACHE", ""))
+
+with install_import_hook("flatmin", "beartype.beartype"):
+    import flatmin  # noqa: F401
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
