@@ -11,9 +11,7 @@ class Outcome(enum.Enum):
 
     converged = "the requested tolerance was reached and certified"
     completed = "all requested steps were done"
-    max_iterations = (
-        "the iteration limit was reached before the tolerance; raise max_iterations or loosen tolerance"
-    )
+    max_iterations = "the iteration limit was reached before the tolerance; raise max_iterations or loosen tolerance"
     stalled = "no further progress is possible in this precision; loosen tolerance or rescale the data"
     diverged = "the iterates left the range of finite numbers; lower the step size"
     infeasible = "the constraints contradict each other; use a noisy (least-squares) form of the programme"

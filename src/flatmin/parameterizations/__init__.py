@@ -1,0 +1,14 @@
+"""Parameterizations of a matrix and how their parameters start."""
+
+from flatmin.parameterizations._base import AbstractParameterization as AbstractParameterization
+from flatmin.parameterizations.deep_matrix import DeepMatrix as DeepMatrix
+from flatmin.parameterizations.deep_matrix import deep_matrix as deep_matrix
+from flatmin.parameterizations.hadamard import Hadamard as Hadamard
+from flatmin.parameterizations.quadratic import Quadratic as Quadratic
+from flatmin.parameterizations.schemes import AbstractScheme as AbstractScheme
+from flatmin.parameterizations.schemes import Balanced as Balanced
+from flatmin.parameterizations.schemes import Flattest as Flattest
+from flatmin.parameterizations.schemes import Gaussian as Gaussian
+from flatmin.parameterizations.schemes import Orthogonal as Orthogonal
+from flatmin.parameterizations.schemes import Residual as Residual
+from flatmin.parameterizations.schemes import Small as Small

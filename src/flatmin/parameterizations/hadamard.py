@@ -1,0 +1,65 @@
+"""Entrywise products of several matrices (diagonal linear networks)."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from flatmin._core import UsageError, check_shape
+from flatmin.parameterizations._base import AbstractParameterization, unknown_scheme
+from flatmin.parameterizations.schemes import AbstractScheme, Balanced, Gaussian, Small
+
+Factors = tuple[Float[Array, "d1 d2"], ...]
+
+
+class Hadamard(AbstractParameterization):
+    """`X = v_1 o v_2 o ... o v_k`, entrywise; params are the tuple `(v_1, ..., v_k)` [D, Sec 5].
+
+    A vector model `x = v_1 o ... o v_k` is `matrix_shape = (d, 1)` with measurements `a_i` as (d, 1) matrices.
+
+    Attributes:
+        matrix_shape: (d1, d2), the shape of X and of every factor.
+        depth: k >= 1.
+    """
+
+    matrix_shape: tuple[int, int] = eqx.field(static=True)
+    depth: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        if self.depth < 1 or min(self.matrix_shape) < 1:
+            raise UsageError(
+                f"depth, matrix_shape: got {self.depth} and {self.matrix_shape}, expected values of at least 1"
+            )
+
+    def matrix(self, params: Factors) -> Float[Array, "d1 d2"]:
+        """The entrywise product."""
+        return math.prod(params[1:], start=params[0])
+
+    def init_params(self, key: Key[Array, ""], scheme: AbstractScheme) -> Factors:
+        """Factors by `Gaussian`, `Small` (here the same as Gaussian) or `Balanced`.
+
+        `Balanced` gives `|v_l| = |X|^{1/k}` with the sign in the first factor, the flattest choice.
+
+        Args:
+            key: random key.
+            scheme: the scheme.
+
+        Returns:
+            The tuple of factors.
+
+        Raises:
+            UsageError: for an unknown scheme, or a matrix of the wrong shape.
+        """
+        match scheme:
+            case Gaussian() | Small():
+                return tuple(
+                    scheme.scale * jax.random.normal(k, self.matrix_shape) for k in jax.random.split(key, self.depth)
+                )
+            case Balanced():
+                check_shape("matrix", scheme.matrix, self.matrix_shape)
+                size = jnp.abs(scheme.matrix) ** (1 / self.depth)
+                return (jnp.sign(scheme.matrix) * size, *[size] * (self.depth - 1))
+            case _:
+                raise unknown_scheme(self, scheme, "Gaussian, Small, Balanced")

@@ -1,0 +1,61 @@
+"""The recovery problem: measurements of a parameterized matrix, and targets."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from flatmin._core import AbstractObjective, UsageError, check_finite, check_shape
+from flatmin.measurements import AbstractMeasurements, take
+from flatmin.parameterizations import AbstractParameterization
+
+
+class RecoveryProblem(AbstractObjective):
+    """`f(params) = (1/m) sum_i (<A_i, X(params)> - b_i)^2` (mean of squares, no 1/2).
+
+    Attributes:
+        measurements: the operator A.
+        parameterization: the map params -> X.
+        targets: b, shape (m,).
+    """
+
+    measurements: AbstractMeasurements
+    parameterization: AbstractParameterization
+    targets: Float[Array, " m"]
+
+    def __check_init__(self):
+        if self.measurements.matrix_shape != self.parameterization.matrix_shape:
+            raise UsageError(
+                f"parameterization: has matrix_shape {self.parameterization.matrix_shape}, but the measurements read "
+                f"matrices of shape {self.measurements.matrix_shape}"
+            )
+        check_shape("targets", self.targets, (self.measurements.num_measurements,))
+        check_finite("targets", self.targets)
+
+    @property
+    def num_samples(self) -> int:
+        """`m`."""
+        return self.measurements.num_measurements
+
+    def matrix(self, params: PyTree) -> Float[Array, "d1 d2"]:
+        """The matrix X at `params`."""
+        return self.parameterization.matrix(params)
+
+    def predict(self, params: PyTree) -> Float[Array, " m"]:
+        """`A(X(params))`."""
+        return self.measurements.forward(self.matrix(params))
+
+    def residual(self, params: PyTree) -> Float[Array, " m"]:
+        """`A(X(params)) - b`."""
+        return self.predict(params) - self.targets
+
+    def loss(self, params: PyTree) -> Float[Array, ""]:
+        """The mean of squared residuals over all measurements."""
+        return jnp.mean(self.residual(params) ** 2)
+
+    def batch_loss(
+        self, params: PyTree, indices: Int[Array, " B"], label_shift: Float[Array, " B"] | None
+    ) -> Float[Array, ""]:
+        """`(1/B) sum_{i in indices} (<A_i, X> - b_i - shift_i)^2`, repeats counted."""
+        residual = take(self.measurements, indices).forward(self.matrix(params)) - self.targets[indices]
+        if label_shift is not None:
+            residual = residual - label_shift
+        return jnp.mean(residual**2)
