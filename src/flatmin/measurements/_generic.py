@@ -136,6 +136,24 @@ def kernel_form(
 
 
 @functools.singledispatch
+def moment_matrix(op: AbstractMeasurements) -> Float[Array, "d1d2 d1d2"]:
+    """`A* A` on row-major vectors, shape (d1 d2, d1 d2): the small side of the Gram matrix when m > d1 d2.
+
+    Args:
+        op: the measurements.
+
+    Returns:
+        The matrix of `X -> A*(A(X))`. Default cost: d1 d2 forwards and adjoints.
+    """
+    size = op.matrix_shape[0] * op.matrix_shape[1]
+
+    def column(unit):
+        return op.adjoint(op.forward(unit.reshape(op.matrix_shape))).reshape(-1)
+
+    return jax.lax.map(column, jnp.eye(size, dtype=default_dtype())).T
+
+
+@functools.singledispatch
 def entry_gram(op: AbstractMeasurements) -> Float[Array, "d1 d2"]:
     """`sum_i A_i o A_i` (entrywise squares), shape (d1, d2); what Hadamard factors need."""
     return _accumulate(op, jnp.square, None)

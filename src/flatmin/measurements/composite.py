@@ -12,6 +12,7 @@ from flatmin.measurements._generic import (
     gram_form,
     kernel_form,
     materialise,
+    moment_matrix,
     row_gram,
     take,
     twist_gram,
@@ -105,6 +106,11 @@ def _(op: ScaledMeasurements, S=None, T=None):
     return op.scale**2 * kernel_form(op.inner, S, T)
 
 
+@moment_matrix.register
+def _(op: ScaledMeasurements):
+    return op.scale**2 * moment_matrix(op.inner)
+
+
 @entry_gram.register
 def _(op: ScaledMeasurements):
     return op.scale**2 * entry_gram(op.inner)
@@ -178,7 +184,7 @@ def _sum_over_parts(function):
     return lambda op, *args: sum(function(part, *args) for part in op.parts[1:]) + function(op.parts[0], *args)
 
 
-for _function in (row_gram, col_gram, twist_gram, gram_form, entry_gram):
+for _function in (row_gram, col_gram, twist_gram, gram_form, moment_matrix, entry_gram):
     _function.register(StackedMeasurements, _sum_over_parts(_function))
 
 
@@ -361,5 +367,5 @@ def _ask_inner(function):
     return lambda op, *args: function(op.inner, *args)
 
 
-for _function in (twist_gram, kernel_form, entry_gram, materialise, forward_product, take):
+for _function in (twist_gram, kernel_form, moment_matrix, entry_gram, materialise, forward_product, take):
     _function.register(MomentMeasurements, _ask_inner(_function))

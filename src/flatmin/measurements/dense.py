@@ -15,6 +15,7 @@ from flatmin.measurements._generic import (
     entry_gram,
     kernel_form,
     materialise,
+    moment_matrix,
     row_gram,
     take,
     twist_gram,
@@ -148,6 +149,11 @@ def _(op: DenseMeasurements, T):
 def _(op: DenseMeasurements, S=None, T=None):
     inner = apply_right(apply_left(S, op.tensor), T).reshape(op.num_measurements, -1)
     return jnp.matmul(op._flat, inner.T, precision=HIGHEST)
+
+
+@moment_matrix.register
+def _(op: DenseMeasurements):
+    return jnp.matmul(op._flat.T, op._flat, precision=HIGHEST)
 
 
 @entry_gram.register

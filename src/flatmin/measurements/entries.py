@@ -15,6 +15,7 @@ from flatmin.measurements._generic import (
     forward_product,
     gram_form,
     kernel_form,
+    moment_matrix,
     row_gram,
     take,
     twist_gram,
@@ -135,6 +136,11 @@ def _block(matrix: Array | None, index: Array, like: Array | None) -> Array:
 def _(op: EntryMeasurements, S=None, T=None):
     like = S if S is not None else T
     return _block(S, op.rows, like) * _block(T, op.cols, like)
+
+
+@moment_matrix.register
+def _(op: EntryMeasurements):
+    return jnp.diag(entry_gram(op).reshape(-1))
 
 
 @entry_gram.register

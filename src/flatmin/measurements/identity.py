@@ -78,7 +78,6 @@ def _(op: IdentityMeasurements, S=None):
 
 @twist_gram.register
 def _(op: IdentityMeasurements, T):
-    del op
     return T.T
 
 

@@ -14,6 +14,7 @@ from flatmin.measurements._generic import (
     forward_product,
     gram_form,
     kernel_form,
+    moment_matrix,
     row_gram,
     take,
     twist_gram,
@@ -109,6 +110,11 @@ def _(op: RegressionMeasurements, S=None, T=None):
 def _(op: RegressionMeasurements, S=None, T=None):
     samples = jnp.matmul(apply_right(op.inputs, T), op.inputs.T, precision=HIGHEST)
     return jnp.kron(samples, jnp.eye(op.num_outputs, dtype=samples.dtype) if S is None else S)
+
+
+@moment_matrix.register
+def _(op: RegressionMeasurements):
+    return jnp.kron(jnp.eye(op.num_outputs, dtype=op.inputs.dtype), _second_moment(op))
 
 
 @entry_gram.register

@@ -150,8 +150,8 @@ def _balanced_scales(s: Float[Array, " r"], widths: tuple[int, ...]) -> list[Arr
 
 
 def _flattest_scales(s: Float[Array, " r"], widths: tuple[int, ...]) -> list[Array]:
-    # theory: k = (d_0 d_L ||M||_*^{L-2})^{-1/L}; W_1 = sqrt(d_0 k) O_1 S^{1/2} V^T, W_l = sqrt(||M||_* k) O_l O_{l-1}^T,
-    # W_L = sqrt(d_L k) U S^{1/2} O_{L-1}^T
+    # [G, Lemma 4]: k = (d_0 d_L ||M||_*^{L-2})^{-1/L}; W_1 = sqrt(d_0 k) O_1 S^{1/2} V^T,
+    # W_l = sqrt(||M||_* k) O_l O_{l-1}^T, W_L = sqrt(d_L k) U S^{1/2} O_{L-1}^T
     depth, d_in, d_out = len(widths) - 1, widths[0], widths[-1]
     if depth == 1:
         return [s]

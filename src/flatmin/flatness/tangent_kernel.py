@@ -1,0 +1,118 @@
+"""The tangent kernel `K = J J^T` of the predictions; `(2/m) K` carries the non-zero spectrum where `A*(r) = 0`."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from flatmin.flatness.deep_products import outer_grams, shift
+from flatmin.measurements import kernel_form, moment_matrix
+from flatmin.parameterizations import DeepMatrix
+from flatmin.problems import RecoveryProblem
+
+
+class Stationarity(NamedTuple):
+    """How far the residual part of the Hessian is from zero.
+
+    Attributes:
+        pull: `||A*(r)||_F`.
+        scale: `||A*(A(X))||_F + ||A*(b)||_F`, what it is measured against.
+    """
+
+    pull: Float[Array, ""]
+    scale: Float[Array, ""]
+
+
+@eqx.filter_jit
+def stationarity(problem: RecoveryProblem, params: PyTree) -> Stationarity:
+    """The gradient with respect to the matrix, which multiplies every second derivative of `X(params)`.
+
+    Args:
+        problem: the recovery problem.
+        params: the point.
+
+    Returns:
+        Its norm and scale; zero at interpolation and at least-squares minimisers.
+    """
+    op = problem.measurements
+    predictions = problem.predict(params)
+    pull = jnp.linalg.norm(op.adjoint(predictions - problem.targets))
+    return Stationarity(pull, jnp.linalg.norm(op.adjoint(predictions)) + jnp.linalg.norm(op.adjoint(problem.targets)))
+
+
+def residual_part_vanishes(problem: RecoveryProblem, params: PyTree) -> bool:
+    """Whether `A*(r)` is zero to working precision, so that `H = (2/m) J^T J`."""
+    pull, scale = stationarity(problem, params)
+    return bool(pull <= float(jnp.finfo(pull.dtype).eps) ** 0.6 * scale)
+
+
+@eqx.filter_jit
+def kernel_matvec(problem: RecoveryProblem, params: PyTree, vector: Float[Array, " m"]) -> Float[Array, " m"]:
+    """`(2/m) K v`, without K: one reverse and one forward sweep through `A(X(params))`."""
+    pullback = jax.vjp(problem.predict, params)[1](vector)
+    return (2 / problem.num_samples) * jax.jvp(problem.predict, (params,), pullback)[1]
+
+
+@eqx.filter_jit
+def kernel_to_params(problem: RecoveryProblem, params: PyTree, vector: Float[Array, " m"]) -> PyTree:
+    """`J^T v`: the direction in parameter space of a kernel vector."""
+    return jax.vjp(problem.predict, params)[1](vector)[0]
+
+
+@eqx.filter_jit
+def tangent_kernel(problem: RecoveryProblem, params: PyTree) -> Float[Array, "m m"]:
+    """`K_ij = sum_l <P_l^T A_i Q_l^T, P_l^T A_j Q_l^T>`, the m x m kernel.
+
+    Args:
+        problem: the recovery problem.
+        params: the point.
+
+    Returns:
+        The kernel; for the deep matrix from the Gram forms of the measurements, else from the dense Jacobian.
+    """
+    if isinstance(problem.parameterization, DeepMatrix):
+        return sum(
+            shift(kernel_form(problem.measurements, S, T).astype(params[0].dtype), e) for S, T, e in outer_grams(params)
+        )
+    jacobian = _dense_jacobian(problem, params)
+    return jnp.matmul(jacobian, jacobian.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _dense_jacobian(problem: RecoveryProblem, params: PyTree) -> Float[Array, "m p"]:
+    leaves = jax.tree.leaves(jax.jacrev(problem.predict)(params))
+    return jnp.concatenate([leaf.reshape(problem.num_samples, -1) for leaf in leaves], axis=1)
+
+
+@eqx.filter_jit
+def gauss_newton_spectrum(problem: RecoveryProblem, params: PyTree) -> Float[Array, " k"]:
+    """Eigenvalues of `(2/m) K` on its smallest side, ascending; everything else in the spectrum is zero.
+
+    For the deep matrix with `m > d1 d2` the side is `C^{1/2} (sum_l S_l (x) T_l) C^{1/2}` with `C = A* A`; for
+    univariate regression that is `2 Sigma^{1/2} T Sigma^{1/2}`, d x d [M, Sec 3].
+
+    Args:
+        problem: the recovery problem.
+        params: the point.
+
+    Returns:
+        k = min(m, d1 d2) eigenvalues for the deep matrix, else min(m, p).
+    """
+    m = problem.num_samples
+    d1, d2 = problem.measurements.matrix_shape
+    if isinstance(problem.parameterization, DeepMatrix) and m > d1 * d2:
+        eye = (jnp.eye(d1, dtype=params[0].dtype), jnp.eye(d2, dtype=params[0].dtype))
+        outer = sum(
+            shift(jnp.kron(eye[0] if S is None else S, eye[1] if T is None else T), e)
+            for S, T, e in outer_grams(params)
+        )
+        values, vectors = jnp.linalg.eigh(moment_matrix(problem.measurements))
+        root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+        small = root.T @ outer @ root
+    elif isinstance(problem.parameterization, DeepMatrix) or m <= sum(x.size for x in jax.tree.leaves(params)):
+        small = tangent_kernel(problem, params)
+    else:
+        jacobian = _dense_jacobian(problem, params)
+        small = jnp.matmul(jacobian.T, jacobian, precision=jax.lax.Precision.HIGHEST)
+    return (2 / m) * jnp.linalg.eigvalsh((small + small.T) / 2)

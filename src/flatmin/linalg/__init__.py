@@ -1,0 +1,10 @@
+"""Matrix-free linear algebra: matvec in, estimate with its error out."""
+
+from flatmin.linalg.curvature import FlatHessian as FlatHessian
+from flatmin.linalg.curvature import flat_hessian as flat_hessian
+from flatmin.linalg.density import SpectralDensity as SpectralDensity
+from flatmin.linalg.density import lanczos_density as lanczos_density
+from flatmin.linalg.eigen import eigenpair_residual as eigenpair_residual
+from flatmin.linalg.eigen import extreme_eigenvector as extreme_eigenvector
+from flatmin.linalg.trace import hutchinson as hutchinson
+from flatmin.linalg.trace import xtrace as xtrace

@@ -1,0 +1,92 @@
+"""Extreme eigenvalues of a symmetric map, each with the residual of its eigenvector."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+from flatmin._core import JobError
+
+Matvec = Callable[[Float[Array, " p"]], Float[Array, " p"]]
+
+
+def eigenpair_residual(matvec: Matvec, vector: Float[Array, " p"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Rayleigh quotient and residual bound of a vector: some eigenvalue lies within the bound of the quotient.
+
+    Args:
+        matvec: a symmetric map.
+        vector: non-zero, shape (p,).
+
+    Returns:
+        `(lambda, r)` with `lambda = v^T H v / v^T v` and `r = ||H v - lambda v|| / ||v||` plus the rounding of the
+        product itself (`8 eps ||H v||`). One matvec.
+    """
+    unit = vector / jnp.linalg.norm(vector)
+    image = matvec(unit)
+    value = jnp.vdot(unit, image)
+    rounding = 8 * jnp.finfo(image.dtype).eps * jnp.linalg.norm(image)
+    return value, jnp.linalg.norm(image - value * unit) + rounding
+
+
+def extreme_eigenvector(
+    matvec: Matvec,
+    size: int,
+    dtype: jnp.dtype,
+    *,
+    key: Key[Array, ""],
+    end: Literal["highest", "lowest"] = "highest",
+    tolerance: float = 0.0,
+    max_matvecs: int = 5000,
+) -> tuple[Float[Array, " p"], int]:
+    """Eigenvector of the algebraically highest or lowest eigenvalue, by implicitly restarted Lanczos (ARPACK).
+
+    Args:
+        matvec: a symmetric map on (p,) vectors.
+        size: p.
+        dtype: floating type of the vectors.
+        key: random key of the starting vector.
+        end: which end of the spectrum.
+        tolerance: relative accuracy; 0 is machine precision.
+        max_matvecs: stop after about so many products.
+
+    Returns:
+        The unit eigenvector and the number of matvecs used.
+
+    Raises:
+        JobError: if it did not converge within `max_matvecs`, or the map returned NaN.
+    """
+    count = 0
+
+    def counted(vector: np.ndarray) -> np.ndarray:
+        nonlocal count
+        count += 1
+        image = np.asarray(matvec(jnp.asarray(vector.reshape(-1), dtype)))
+        if not np.isfinite(image).all():
+            raise JobError("params: the Hessian at this point has NaN or infinite products; check the parameters")
+        return image
+
+    start = np.asarray(jax.random.normal(key, (size,), dtype))
+    if size <= 2:  # ARPACK needs at least three dimensions
+        values, vectors = np.linalg.eigh(np.stack([counted(e) for e in np.eye(size, dtype=start.dtype)]))
+        return jnp.asarray(vectors[:, np.argmax(values) if end == "highest" else np.argmin(values)]), count
+    operator = LinearOperator((size, size), matvec=counted, dtype=start.dtype)
+    subspace = min(size, 40)
+    try:
+        _, vectors = eigsh(
+            operator,
+            k=1,
+            which="LA" if end == "highest" else "SA",
+            v0=start,
+            ncv=subspace,
+            tol=tolerance,
+            maxiter=max(1, max_matvecs // subspace),
+        )
+    except ArpackNoConvergence as error:
+        raise JobError(
+            f"method: Lanczos did not converge in {count} matvecs; raise max_matvecs or tolerance"
+        ) from error
+    return jnp.asarray(vectors[:, 0]), count
