@@ -2,15 +2,16 @@
 
 from typing import Any
 
-import jax
+from jax.core import Tracer
 import numpy as np
+from jaxtyping import ArrayLike
 
 from flatmin._core.errors import UsageError
 
 
 def is_traced(*arrays: Any) -> bool:
     """Whether any of the arrays is a tracer, so that its values cannot be looked at."""
-    return any(isinstance(a, jax.core.Tracer) for a in arrays)
+    return any(isinstance(a, Tracer) for a in arrays)
 
 
 def check_finite(argument: str, array: Any) -> None:
@@ -57,7 +58,7 @@ def check_shape(argument: str, array: Any, expected: tuple[int | str, ...]) -> N
         raise UsageError(f"{argument}: got shape {shape}, expected {wanted}")
 
 
-def check_at_least(argument: str, value: float, least: float) -> None:
+def check_at_least(argument: str, value: ArrayLike, least: float) -> None:
     """Refuse a number below `least` (or NaN); silent for traced values.
 
     Args:
@@ -72,7 +73,7 @@ def check_at_least(argument: str, value: float, least: float) -> None:
         raise UsageError(f"{argument}: got {value}, expected a value >= {least}")
 
 
-def check_positive(argument: str, value: float) -> None:
+def check_positive(argument: str, value: ArrayLike) -> None:
     """Refuse zero, negative numbers, NaN and infinities; silent for traced values.
 
     Args:

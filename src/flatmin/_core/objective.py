@@ -15,7 +15,10 @@ from jaxtyping import Array, Float, Int, PyTree
 class AbstractObjective(eqx.Module):
     """A loss `f(params) = (1/n) sum_i l_i(params)` that dynamics can descend."""
 
-    num_samples: eqx.AbstractVar[int]
+    @property
+    @abc.abstractmethod
+    def num_samples(self) -> int:
+        """n, the number of per-sample losses."""
 
     @abc.abstractmethod
     def loss(self, params: PyTree) -> Float[Array, ""]:
@@ -32,7 +35,11 @@ class FunctionObjective(AbstractObjective):
     """Any scalar JAX function as an objective; full-batch dynamics only."""
 
     fn: Callable[..., Any]
-    num_samples: int = eqx.field(static=True, default=1)
+
+    @property
+    def num_samples(self) -> int:
+        """1: a bare function has no samples."""
+        return 1
 
     def loss(self, params: PyTree) -> Float[Array, ""]:
         """`fn(params)`."""

@@ -7,7 +7,7 @@ kind of error it is, a `Solution` its certified gap.
 from typing import Any, Literal
 
 import equinox as eqx
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from flatmin._core.errors import JobError
 from flatmin._core.outcomes import Outcome
@@ -28,8 +28,8 @@ class Estimate(eqx.Module):
         matvecs: number of Hessian-vector products spent, 0 for closed forms.
     """
 
-    value: Float[ArrayLike, "..."]
-    error: Float[ArrayLike, "..."]
+    value: Float[Array, "..."]
+    error: Float[Array, "..."]
     error_kind: ErrorKind = eqx.field(static=True)
     method: str = eqx.field(static=True)
     matvecs: int = eqx.field(static=True, default=0)

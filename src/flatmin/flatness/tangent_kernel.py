@@ -1,5 +1,6 @@
 """The tangent kernel `K = J J^T` of the predictions; `(2/m) K` carries the non-zero spectrum where `A*(r) = 0`."""
 
+import functools
 from typing import NamedTuple
 
 import equinox as eqx
@@ -73,9 +74,10 @@ def tangent_kernel(problem: RecoveryProblem, params: PyTree) -> Float[Array, "m 
         The kernel; for the deep matrix from the Gram forms of the measurements, else from the dense Jacobian.
     """
     if isinstance(problem.parameterization, DeepMatrix):
-        return sum(
+        layers = [
             shift(kernel_form(problem.measurements, S, T).astype(params[0].dtype), e) for S, T, e in outer_grams(params)
-        )
+        ]
+        return functools.reduce(jnp.add, layers)
     jacobian = _dense_jacobian(problem, params)
     return jnp.matmul(jacobian, jacobian.T, precision=jax.lax.Precision.HIGHEST)
 

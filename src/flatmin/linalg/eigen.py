@@ -1,7 +1,7 @@
 """Extreme eigenvalues of a symmetric map, each with the residual of its eigenvector."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,7 @@ def extreme_eigenvector(
     if size <= 2:  # ARPACK needs at least three dimensions
         values, vectors = np.linalg.eigh(np.stack([counted(e) for e in np.eye(size, dtype=start.dtype)]))
         return jnp.asarray(vectors[:, np.argmax(values) if end == "highest" else np.argmin(values)]), count
-    operator = LinearOperator((size, size), matvec=counted, dtype=start.dtype)
+    operator: Any = LinearOperator((size, size), matvec=counted, dtype=start.dtype)  # pyright: ignore[reportCallIssue]
     subspace = min(size, 40)
     try:
         _, vectors = eigsh(
@@ -82,7 +82,7 @@ def extreme_eigenvector(
             which="LA" if end == "highest" else "SA",
             v0=start,
             ncv=subspace,
-            tol=tolerance,
+            tol=tolerance,  # pyright: ignore[reportArgumentType]
             maxiter=max(1, max_matvecs // subspace),
         )
     except ArpackNoConvergence as error:

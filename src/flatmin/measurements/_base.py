@@ -13,15 +13,17 @@ from jaxtyping import Array, Float
 
 
 class AbstractMeasurements(eqx.Module):
-    """A linear map from matrices to `m` numbers.
+    """A linear map from matrices to `m` numbers."""
 
-    Attributes:
-        matrix_shape: `(d1, d2)`, the shape of the matrices it reads.
-        num_measurements: `m`.
-    """
+    @property
+    @abc.abstractmethod
+    def matrix_shape(self) -> tuple[int, int]:
+        """`(d1, d2)`, the shape of the matrices it reads."""
 
-    matrix_shape: eqx.AbstractVar[tuple[int, int]]
-    num_measurements: eqx.AbstractVar[int]
+    @property
+    @abc.abstractmethod
+    def num_measurements(self) -> int:
+        """`m`."""
 
     @abc.abstractmethod
     def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " m"]:

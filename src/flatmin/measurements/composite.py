@@ -367,5 +367,6 @@ def _ask_inner(function):
     return lambda op, *args: function(op.inner, *args)
 
 
-for _function in (twist_gram, kernel_form, moment_matrix, entry_gram, materialise, forward_product, take):
+for _function in (twist_gram, kernel_form, moment_matrix, entry_gram, materialise, forward_product):
     _function.register(MomentMeasurements, _ask_inner(_function))
+take.register(MomentMeasurements, lambda op, indices: take(op.inner, indices))

@@ -28,16 +28,21 @@ class EntryMeasurements(AbstractMeasurements):
     Attributes:
         rows: row of each entry, shape (m,).
         cols: column of each entry, shape (m,).
-        matrix_shape: (d1, d2).
+        shape: (d1, d2).
     """
 
     rows: Int[Array, " m"]
     cols: Int[Array, " m"]
-    matrix_shape: tuple[int, int] = eqx.field(static=True)
+    shape: tuple[int, int] = eqx.field(static=True)
 
     def __check_init__(self):
         check_shape("rows", self.rows, ("m",))
         check_shape("cols", self.cols, (self.rows.shape[0],))
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """`(d1, d2)`."""
+        return self.shape
 
     @property
     def num_measurements(self) -> int:
@@ -50,7 +55,7 @@ class EntryMeasurements(AbstractMeasurements):
 
     def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
         """Scatter-add of the weights; O(m + d1 d2)."""
-        return jnp.zeros(self.matrix_shape, weights.dtype).at[self.rows, self.cols].add(weights)
+        return jnp.zeros(self.shape, weights.dtype).at[self.rows, self.cols].add(weights)
 
 
 def entries(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[int, int]) -> EntryMeasurements:
@@ -117,7 +122,7 @@ def _(op: EntryMeasurements, S=None):
 
 @twist_gram.register
 def _(op: EntryMeasurements, T):
-    return jnp.zeros(op.matrix_shape, T.dtype).at[op.rows, op.cols].add(T[op.cols, op.rows])
+    return jnp.zeros(op.shape, T.dtype).at[op.rows, op.cols].add(T[op.cols, op.rows])
 
 
 @gram_form.register
@@ -155,4 +160,4 @@ def _(op: EntryMeasurements, left, right):
 
 @take.register
 def _(op: EntryMeasurements, indices: Int[Array, " B"]):
-    return EntryMeasurements(op.rows[indices], op.cols[indices], op.matrix_shape)
+    return EntryMeasurements(op.rows[indices], op.cols[indices], op.shape)

@@ -17,13 +17,23 @@ class FunctionMeasurements(AbstractMeasurements):
 
     Attributes:
         fn: linear map from (d1, d2) arrays to (m,) arrays.
-        matrix_shape: (d1, d2).
-        num_measurements: m.
+        shape: (d1, d2).
+        count: m.
     """
 
     fn: Callable[[Array], Array]
-    matrix_shape: tuple[int, int] = eqx.field(static=True)
-    num_measurements: int = eqx.field(static=True)
+    shape: tuple[int, int] = eqx.field(static=True)
+    count: int = eqx.field(static=True)
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """`(d1, d2)`."""
+        return self.shape
+
+    @property
+    def num_measurements(self) -> int:
+        """`m`."""
+        return self.count
 
     def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " m"]:
         """`fn(X)`."""
@@ -31,7 +41,7 @@ class FunctionMeasurements(AbstractMeasurements):
 
     def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
         """`fn^T(y)`, at about the cost of `fn`."""
-        example = jax.ShapeDtypeStruct(self.matrix_shape, weights.dtype)
+        example = jax.ShapeDtypeStruct(self.shape, weights.dtype)
         return jax.linear_transpose(self.fn, example)(weights)[0]
 
 

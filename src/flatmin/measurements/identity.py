@@ -23,18 +23,23 @@ class IdentityMeasurements(AbstractMeasurements):
     """Every entry of the matrix, row-major: `m = d1 d2`, `A(X) = vec(X)`.
 
     Attributes:
-        matrix_shape: (d1, d2).
+        shape: (d1, d2).
     """
 
-    matrix_shape: tuple[int, int] = eqx.field(static=True)
+    shape: tuple[int, int] = eqx.field(static=True)
 
     def __check_init__(self):
-        check_at_least("matrix_shape", min(self.matrix_shape), 1)
+        check_at_least("matrix_shape", min(self.shape), 1)
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """`(d1, d2)`."""
+        return self.shape
 
     @property
     def num_measurements(self) -> int:
         """`m = d1 d2`."""
-        return self.matrix_shape[0] * self.matrix_shape[1]
+        return self.shape[0] * self.shape[1]
 
     def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " m"]:
         """`vec(X)`, free."""
@@ -42,7 +47,7 @@ class IdentityMeasurements(AbstractMeasurements):
 
     def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
         """The vector as a matrix, free."""
-        return weights.reshape(self.matrix_shape)
+        return weights.reshape(self.shape)
 
 
 def identity(matrix_shape: tuple[int, int]) -> IdentityMeasurements:

@@ -15,13 +15,12 @@ from flatmin.parameterizations.schemes import AbstractScheme
 
 
 class AbstractParameterization(eqx.Module):
-    """A smooth map from parameters to a matrix.
+    """A smooth map from parameters to a matrix."""
 
-    Attributes:
-        matrix_shape: (d1, d2), the shape of the matrix.
-    """
-
-    matrix_shape: eqx.AbstractVar[tuple[int, int]]
+    @property
+    @abc.abstractmethod
+    def matrix_shape(self) -> tuple[int, int]:
+        """`(d1, d2)`, the shape of the matrix."""
 
     @abc.abstractmethod
     def matrix(self, params: PyTree) -> Float[Array, "d1 d2"]:

@@ -17,21 +17,24 @@ Factors = tuple[Float[Array, "d1 d2"], ...]
 class Hadamard(AbstractParameterization):
     """`X = v_1 o v_2 o ... o v_k`, entrywise; params are the tuple `(v_1, ..., v_k)` [D, Sec 5].
 
-    A vector model `x = v_1 o ... o v_k` is `matrix_shape = (d, 1)` with measurements `a_i` as (d, 1) matrices.
+    A vector model `x = v_1 o ... o v_k` is `shape = (d, 1)` with measurements `a_i` as (d, 1) matrices.
 
     Attributes:
-        matrix_shape: (d1, d2), the shape of X and of every factor.
+        shape: (d1, d2), the shape of X and of every factor.
         depth: k >= 1.
     """
 
-    matrix_shape: tuple[int, int] = eqx.field(static=True)
+    shape: tuple[int, int] = eqx.field(static=True)
     depth: int = eqx.field(static=True)
 
     def __check_init__(self):
-        if self.depth < 1 or min(self.matrix_shape) < 1:
-            raise UsageError(
-                f"depth, matrix_shape: got {self.depth} and {self.matrix_shape}, expected values of at least 1"
-            )
+        if self.depth < 1 or min(self.shape) < 1:
+            raise UsageError(f"depth, shape: got {self.depth} and {self.shape}, expected values of at least 1")
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """`(d1, d2)`."""
+        return self.shape
 
     def matrix(self, params: Factors) -> Float[Array, "d1 d2"]:
         """The entrywise product."""
@@ -54,11 +57,9 @@ class Hadamard(AbstractParameterization):
         """
         match scheme:
             case Gaussian() | Small():
-                return tuple(
-                    scheme.scale * jax.random.normal(k, self.matrix_shape) for k in jax.random.split(key, self.depth)
-                )
+                return tuple(scheme.scale * jax.random.normal(k, self.shape) for k in jax.random.split(key, self.depth))
             case Balanced():
-                check_shape("matrix", scheme.matrix, self.matrix_shape)
+                check_shape("matrix", scheme.matrix, self.shape)
                 size = jnp.abs(scheme.matrix) ** (1 / self.depth)
                 return (jnp.sign(scheme.matrix) * size, *[size] * (self.depth - 1))
             case _:
