@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from jax.core import Tracer
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import ArrayLike
 
 from flatmin._core.errors import UsageError

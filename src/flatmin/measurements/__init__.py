@@ -37,3 +37,5 @@ from flatmin.measurements.rank_one import rank_one as rank_one
 from flatmin.measurements.rank_one import symmetric_rank_one as symmetric_rank_one
 from flatmin.measurements.regression import RegressionMeasurements as RegressionMeasurements
 from flatmin.measurements.regression import regression as regression
+from flatmin.measurements.rip import RipEstimate as RipEstimate
+from flatmin.measurements.rip import rip_lower_estimate as rip_lower_estimate

@@ -1,0 +1,198 @@
+"""Gatmiry, Li, Chuang, Reddi, Ma, Jegelka 2023: the inductive bias of flatness for deep matrix factorisation.
+
+Normalisation: `f(W) = (1/n) sum (<A_i, W_L..W_1> - b_i)^2`, `F(M) = min { tr H : E(W) = M }`.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from flatmin._core import UsageError, check_at_least
+from flatmin.measurements import AbstractMeasurements, col_gram, row_gram
+from flatmin.theory._statements import statement
+
+
+def nuclear_norm(matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
+    """`||M||_* = sum_j s_j`."""
+    return jnp.sum(jnp.linalg.svd(matrix, compute_uv=False))
+
+
+@statement("value", "[G, Lemma 4]", "(1/n) sum <A_i, X>^2 = ||X||_F^2 for every X; hidden widths >= min(d_0, d_L)")
+def population_regulariser(nuclear: ArrayLike, depth: int, matrix_shape: tuple[int, int]) -> Float[Array, ""]:
+    """`F(M) = 2 L (d_0 d_L)^{1/L} ||M||_*^{2(L-1)/L}`, the induced regulariser in the population limit.
+
+    Args:
+        nuclear: `||M||_*`.
+        depth: L >= 1.
+        matrix_shape: (d_L, d_0).
+
+    Returns:
+        The smallest trace of the Hessian over all factors of M.
+
+    Raises:
+        UsageError: for depth < 1.
+    """
+    check_at_least("depth", depth, 1)
+    return 2 * depth * (matrix_shape[0] * matrix_shape[1]) ** (1 / depth) * jnp.asarray(nuclear) ** (2 - 2 / depth)
+
+
+@statement("lower", "[G, Thm 1.1]", "(1, delta)-RIP")
+def rip_regulariser_lower(
+    nuclear: ArrayLike, depth: int, matrix_shape: tuple[int, int], delta: ArrayLike
+) -> Float[Array, ""]:
+    """`(1 - delta) F_pop(M) <= F(M)`; arguments as `population_regulariser`, and the RIP constant delta."""
+    return (1 - jnp.asarray(delta)) * population_regulariser(nuclear, depth, matrix_shape)
+
+
+@statement("upper", "[G, Thm 1.1]", "(1, delta)-RIP")
+def rip_regulariser_upper(
+    nuclear: ArrayLike, depth: int, matrix_shape: tuple[int, int], delta: ArrayLike
+) -> Float[Array, ""]:
+    """`F(M) <= (1 + delta) F_pop(M)`; arguments as `population_regulariser`, and the RIP constant delta."""
+    return (1 + jnp.asarray(delta)) * population_regulariser(nuclear, depth, matrix_shape)
+
+
+@statement("upper", "[G, Thm 1.2]", "(1, delta)-RIP with delta < 1, L >= 2")
+def rip_nuclear_ratio(depth: int, delta: ArrayLike) -> Float[Array, ""]:
+    """`||M_flat||_* / min{||M||_* : A(M) = b} <= ((1+delta)/(1-delta))^{L/(2(L-1))}`.
+
+    Args:
+        depth: L >= 2.
+        delta: the (1, delta)-RIP constant, below 1.
+
+    Returns:
+        The largest possible ratio.
+
+    Raises:
+        UsageError: for depth < 2.
+    """
+    check_at_least("depth", depth, 2)
+    delta = jnp.asarray(delta)
+    return ((1 + delta) / (1 - delta)) ** (depth / (2 * (depth - 1)))
+
+
+@statement("upper", "[G, Thm 2]", "(2, delta)-RIP")
+def rip_recovery_error(flat_nuclear: ArrayLike, true_nuclear: ArrayLike, delta: ArrayLike) -> Float[Array, ""]:
+    """`||M_flat - M*||_F^2 <= delta (||M_flat||_* + ||M*||_*)^2`.
+
+    Args:
+        flat_nuclear: `||M_flat||_*`.
+        true_nuclear: `||M*||_*`.
+        delta: the (2, delta)-RIP constant.
+
+    Returns:
+        The bound on the squared Frobenius error.
+    """
+    return jnp.asarray(delta) * (jnp.asarray(flat_nuclear) + jnp.asarray(true_nuclear)) ** 2
+
+
+@statement("value", "[G, Thm 4]", "Gaussian A_i, noiseless targets; expectation over the A_i")
+def min_frobenius_error(num_measurements: ArrayLike, matrix_shape: tuple[int, int]) -> Float[Array, ""]:
+    """`E ||M_F - M*||_F^2 / ||M*||_F^2 = (1 - n/(d_0 d_L))_+` of the minimum-Frobenius-norm interpolator.
+
+    Args:
+        num_measurements: n.
+        matrix_shape: (d_L, d_0).
+
+    Returns:
+        The expected relative squared error.
+    """
+    return jnp.maximum(1 - jnp.asarray(num_measurements) / (matrix_shape[0] * matrix_shape[1]), 0)
+
+
+@statement("value", "[G, Thm 5], [D, Thm 3.2]", "L = 2, any measurements")
+def depth_two_regulariser(measurements: AbstractMeasurements, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
+    """`F(M) = 4 ||D_out^{1/2} M D_in^{1/2}||_*`, `D_out = (1/n) sum A_i A_i^T`, `D_in = (1/n) sum A_i^T A_i`.
+
+    Args:
+        measurements: the operator.
+        matrix: M, shape (d1, d2).
+
+    Returns:
+        The smallest trace of the Hessian over all two-factor products equal to M.
+    """
+    n = measurements.num_measurements
+    left = _psd_root(row_gram(measurements) / n)
+    right = _psd_root(col_gram(measurements) / n)
+    return 4 * nuclear_norm(left @ matrix @ right)
+
+
+def _psd_root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
+    return (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
+
+
+@statement("value", "[G, Thm 7]", "n = 1, any depth >= 1")
+def single_measurement_regulariser(
+    measurement: Float[Array, "d1 d2"], matrix: Float[Array, "d1 d2"], depth: int
+) -> Float[Array, ""]:
+    """`F(M) = 2 L sum_j s_j^{2/L}`, `s_j` the singular values of `(A^T M)^{L-1} A^T`.
+
+    Args:
+        measurement: the only A, shape (d1, d2).
+        matrix: M, shape (d1, d2).
+        depth: L >= 1.
+
+    Returns:
+        The smallest trace of the Hessian over all factors of M.
+
+    Raises:
+        UsageError: for depth < 1.
+    """
+    s = jnp.linalg.svd(_single_measurement_product(measurement, matrix, depth), compute_uv=False)
+    return 2 * depth * jnp.sum(s ** (2 / depth))
+
+
+def _single_measurement_product(measurement: Array, matrix: Array, depth: int) -> Array:
+    check_at_least("depth", depth, 1)
+    product = measurement.T
+    for _ in range(depth - 1):
+        product = (measurement.T @ matrix) @ product
+    return product
+
+
+@statement("minimiser", "[G, Thm 7]", "n = 1, A and M square and invertible, all widths d")
+def single_measurement_minimiser(
+    measurement: Float[Array, "d d"], matrix: Float[Array, "d d"], depth: int
+) -> tuple[Float[Array, "d d"], ...]:
+    """Factors `(W_1, ..., W_L)` of M that attain `single_measurement_regulariser`.
+
+    With `(A^T M)^{L-1} A^T = Y diag(s) Z^T`, `Y_0 = Y`, `Y_L = Z` and inner `Y_l = I`:
+    `G_l = Y_{l-1} diag(s)^{1/L} Y_l^T`, `P_L = I`, `P_l = M A^T P_{l+1} G_{l+1}^{-1}`,
+    `W_{l+1} = P_{l+1}^{-1} P_l`, `W_1 = P_1^{-1} M`.
+
+    Args:
+        measurement: the only A, square and invertible.
+        matrix: M, square and invertible.
+        depth: L >= 2.
+
+    Returns:
+        The factors.
+
+    Raises:
+        UsageError: for depth < 2 or matrices that are not square.
+    """
+    check_at_least("depth", depth, 2)
+    if measurement.shape != matrix.shape or matrix.shape[0] != matrix.shape[1]:
+        raise UsageError(
+            f"measurement, matrix: got shapes {measurement.shape} and {matrix.shape}, expected equal square matrices"
+        )
+    Y, s, Zt = jnp.linalg.svd(_single_measurement_product(measurement, matrix, depth))
+    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    frames = [Y, *[eye] * (depth - 1), Zt.T]
+    root = s ** (1 / depth)
+    lefts = [eye]  # P_L, P_{L-1}, ..., P_1
+    for layer in range(depth, 1, -1):
+        # G^{-1} = Y_l diag(s)^{-1/L} Y_{l-1}^T
+        inverse = (frames[layer] / root) @ frames[layer - 1].T
+        lefts.append(matrix @ measurement.T @ lefts[-1] @ inverse)
+    lefts = lefts[::-1]
+    layers = [jnp.linalg.solve(lefts[0], matrix)]
+    layers += [jnp.linalg.solve(lefts[i + 1], lefts[i]) for i in range(depth - 1)]
+    return tuple(layers)
+
+
+def schatten(matrix: Float[Array, "d1 d2"], p: ArrayLike) -> Float[Array, ""]:
+    """`||M||_{S_p} = (sum_j s_j^p)^{1/p}`, a quasi-norm for p < 1 [G, Def. 2]; scaled so that it cannot overflow."""
+    s = jnp.linalg.svd(matrix, compute_uv=False)
+    top = jnp.maximum(jnp.max(s), jnp.finfo(s.dtype).tiny)
+    return top * jnp.sum((s / top) ** p) ** (1 / jnp.asarray(p))
