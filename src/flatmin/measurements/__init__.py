@@ -7,8 +7,10 @@ from flatmin.measurements._generic import entry_gram as entry_gram
 from flatmin.measurements._generic import forward_product as forward_product
 from flatmin.measurements._generic import gram_form as gram_form
 from flatmin.measurements._generic import kernel_form as kernel_form
+from flatmin.measurements._generic import left_vector as left_vector
 from flatmin.measurements._generic import materialise as materialise
 from flatmin.measurements._generic import moment_matrix as moment_matrix
+from flatmin.measurements._generic import right_vector as right_vector
 from flatmin.measurements._generic import row_gram as row_gram
 from flatmin.measurements._generic import take as take
 from flatmin.measurements._generic import twist_gram as twist_gram

@@ -154,6 +154,34 @@ def moment_matrix(op: AbstractMeasurements) -> Float[Array, "d1d2 d1d2"]:
 
 
 @functools.singledispatch
+def right_vector(op: AbstractMeasurements, v: Float[Array, " d2"]) -> Float[Array, "m d1"]:
+    """All `A_i v` as rows, shape (m, d1).
+
+    Args:
+        op: the measurements.
+        v: shape (d2,).
+
+    Returns:
+        The products. Default cost: m adjoints.
+    """
+    return jax.lax.map(lambda unit: op.adjoint(unit) @ v, jnp.eye(op.num_measurements, dtype=v.dtype))
+
+
+@functools.singledispatch
+def left_vector(op: AbstractMeasurements, u: Float[Array, " d1"]) -> Float[Array, "m d2"]:
+    """All `A_i^T u` as rows, shape (m, d2).
+
+    Args:
+        op: the measurements.
+        u: shape (d1,).
+
+    Returns:
+        The products. Default cost: m adjoints.
+    """
+    return jax.lax.map(lambda unit: op.adjoint(unit).T @ u, jnp.eye(op.num_measurements, dtype=u.dtype))
+
+
+@functools.singledispatch
 def entry_gram(op: AbstractMeasurements) -> Float[Array, "d1 d2"]:
     """`sum_i A_i o A_i` (entrywise squares), shape (d1, d2); what Hadamard factors need."""
     return _accumulate(op, jnp.square, None)

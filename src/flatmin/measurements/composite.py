@@ -11,8 +11,10 @@ from flatmin.measurements._generic import (
     forward_product,
     gram_form,
     kernel_form,
+    left_vector,
     materialise,
     moment_matrix,
+    right_vector,
     row_gram,
     take,
     twist_gram,
@@ -109,6 +111,16 @@ def _(op: ScaledMeasurements, S=None, T=None):
 @moment_matrix.register
 def _(op: ScaledMeasurements):
     return op.scale**2 * moment_matrix(op.inner)
+
+
+@right_vector.register
+def _(op: ScaledMeasurements, v):
+    return op.scale * right_vector(op.inner, v)
+
+
+@left_vector.register
+def _(op: ScaledMeasurements, u):
+    return op.scale * left_vector(op.inner, u)
 
 
 @entry_gram.register
@@ -367,6 +379,15 @@ def _ask_inner(function):
     return lambda op, *args: function(op.inner, *args)
 
 
-for _function in (twist_gram, kernel_form, moment_matrix, entry_gram, materialise, forward_product):
+for _function in (
+    twist_gram,
+    kernel_form,
+    moment_matrix,
+    right_vector,
+    left_vector,
+    entry_gram,
+    materialise,
+    forward_product,
+):
     _function.register(MomentMeasurements, _ask_inner(_function))
 take.register(MomentMeasurements, lambda op, indices: take(op.inner, indices))

@@ -14,8 +14,10 @@ from flatmin.measurements._generic import (
     default_dtype,
     entry_gram,
     kernel_form,
+    left_vector,
     materialise,
     moment_matrix,
+    right_vector,
     row_gram,
     take,
     twist_gram,
@@ -154,6 +156,16 @@ def _(op: DenseMeasurements, S=None, T=None):
 @moment_matrix.register
 def _(op: DenseMeasurements):
     return jnp.matmul(op._flat.T, op._flat, precision=HIGHEST)
+
+
+@right_vector.register
+def _(op: DenseMeasurements, v):
+    return jnp.matmul(op.tensor, v, precision=HIGHEST)
+
+
+@left_vector.register
+def _(op: DenseMeasurements, u):
+    return jnp.einsum("iab,a->ib", op.tensor, u, precision=HIGHEST)
 
 
 @entry_gram.register

@@ -15,6 +15,8 @@ from flatmin.measurements._generic import (
     forward_product,
     gram_form,
     kernel_form,
+    left_vector,
+    right_vector,
     row_gram,
     take,
     twist_gram,
@@ -167,6 +169,16 @@ def _(op: LowRankMeasurements, S=None, T=None):
         apply_right(rights, T), rights.T, precision=HIGHEST
     )
     return products.reshape(m, q, m, q).sum((1, 3))
+
+
+@right_vector.register
+def _(op: LowRankMeasurements, v):
+    return jnp.einsum("ija,ij->ia", op.left, op.right @ v, precision=HIGHEST)
+
+
+@left_vector.register
+def _(op: LowRankMeasurements, u):
+    return jnp.einsum("ijb,ij->ib", op.right, op.left @ u, precision=HIGHEST)
 
 
 @entry_gram.register

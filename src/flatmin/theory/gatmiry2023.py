@@ -185,7 +185,7 @@ def single_measurement_minimiser(
         # G^{-1} = Y_l diag(s)^{-1/L} Y_{l-1}^T
         inverse = (frames[layer] / root) @ frames[layer - 1].T
         lefts.append(matrix @ measurement.T @ lefts[-1] @ inverse)
-    lefts = lefts[::-1]
+    lefts.reverse()
     layers = [jnp.linalg.solve(lefts[0], matrix)]
     layers += [jnp.linalg.solve(lefts[i + 1], lefts[i]) for i in range(depth - 1)]
     return tuple(layers)
