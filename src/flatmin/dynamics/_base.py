@@ -39,9 +39,9 @@ class StepInfo(eqx.Module):
 class AbstractDynamics(eqx.Module):
     """A rule that moves params downhill.
 
-    A step is cut in two: `draw` makes its random numbers from its key, `update` is deterministic. `train` calls
-    `draw` for a whole chunk of keys at once, which is much cheaper than one step at a time, and gets the same
-    bits, because the key of step k is `fold_in(run key, k)`.
+    A step is cut in two: `draw` makes its random numbers from its key, `update` is deterministic. `train`
+    calls `draw` for a whole chunk of keys at once, which is much cheaper than one step at a time, and gets
+    the same bits, because the key of step k is `fold_in(run key, k)`.
     """
 
     @abc.abstractmethod

@@ -1,8 +1,8 @@
 """The compiled pieces of a run: random numbers of a chunk, a stretch of steps, a measurement.
 
 Each is one function for single runs and for ensembles. `batched` and `shared` are the two halves of
-`(dynamics, objective)`: the leaves that have a leading run axis, and the others. A single run has no batched leaf and
-is not vmapped, so that it pays nothing for ensembles.
+`(dynamics, objective)`: the leaves that have a leading run axis, and the others. A single run has no batched
+leaf and is not vmapped, so that it pays nothing for ensembles.
 """
 
 from typing import Any
@@ -72,8 +72,8 @@ def advance(
         stop: number of steps that shall be done at the end.
 
     Returns:
-        The state, whether the losses of all steps were in range (if not, the last step taken is the bad one), and
-        whether all params are finite.
+        The state, whether the losses of all steps were in range (if not, the last step taken is the bad
+        one), and whether all params are finite.
     """
 
     def one(batched, draws, state, stop):

@@ -1,4 +1,4 @@
-"""The loop behind `train` and `train_ensemble`: stretches of compiled steps, records and checkpoints between them."""
+"""The loop behind `train` and `train_ensemble`: compiled stretches of steps, records and checkpoints between."""
 
 import dataclasses
 import functools
@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from flatmin._core import AbstractObjective, JobError, Outcome, UsageError, check_at_least, check_finite
+from flatmin._core import AbstractObjective, JobError, Outcome, UsageError, check_finite
 from flatmin.dynamics import _engine
 from flatmin.dynamics._base import AbstractDynamics, DynamicsState
 from flatmin.dynamics.checkpoint import Checkpoint, Store, fingerprint, restore
-from flatmin.dynamics.record import History, Record
+from flatmin.dynamics.record import History, Record, whole
 
 Progress = Callable[[int, int], Any]
 
@@ -30,9 +30,9 @@ class TrainResult:
         records: name -> `History`.
         outcome: `completed`, `diverged` or `interrupted`; a tuple, one per run, in an ensemble.
         step: number of steps done at `params`.
-        divergence_step: number (from 1) of the first step that could not be taken, because the loss at its start was
-            not finite or beyond 1e30, or because it made a parameter not finite; -1 for none. A diverged run has
-            `step = divergence_step - 1`.
+        divergence_step: number (from 1) of the first step that could not be taken, because the loss at its
+            start was not finite or beyond 1e30, or because it made a parameter not finite; -1 for none. A
+            diverged run has `step = divergence_step - 1`.
     """
 
     params: PyTree
@@ -76,7 +76,7 @@ class Model:
 
     @functools.cached_property
     def parts(self) -> tuple[bool, PyTree, PyTree]:
-        """Whether there are runs, the leaves with a run axis, the others: what the functions of `_engine` take."""
+        """Whether there are runs, the leaves with a run axis, the others: what `_engine` takes."""
         return self.runs is not None, *eqx.partition(self.whole, self.mask)
 
 
@@ -136,19 +136,23 @@ def run(
         UsageError: as in `train`.
         JobError: as in `train`.
     """
-    check_at_least("steps", steps, 0)
-    check_at_least("chunk", chunk, 1)
+    steps, chunk = whole("steps", steps, 0), whole("chunk", chunk, 1)
     _check_key(key)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(params, eqx.is_inexact_array)):
+    floats = jax.tree_util.tree_leaves_with_path(eqx.filter(params, eqx.is_inexact_array))
+    if not floats:
+        raise UsageError("params: got no floating point array, expected at least one to move")
+    for path, leaf in floats:
         check_finite(f"params{jax.tree_util.keystr(path)}", leaf)
     params = strong(params)
     records = dict(records or {})
     for name, record in records.items():
         if not isinstance(record, Record):
             raise UsageError(
-                f"records: {name!r} is a {type(record).__name__}, expected a Record; write Record(fn, every=100)"
+                f"records: {name!r} is a {type(record).__name__}, expected a Record; "
+                "write Record(fn, every=100)"
             )
     times = {name: record.times(steps) for name, record in records.items()}
+    due = _by_step(times)
     measures = {name: _Measure(model, record.fn) for name, record in records.items()}
     chunk = min(chunk, max(steps, 1))
     stops = np.unique(np.concatenate([np.arange(chunk, steps, chunk), [steps], *times.values()])).astype(int)
@@ -169,26 +173,24 @@ def run(
         if point.position == 0 and not log:
             log.append((0, {name: measure(point.state.params) for name, measure in measures.items()}))
             point = dataclasses.replace(point, samples=1)
-        for stop in stops[stops > point.position]:
+        for stop in stops[stops > point.position].tolist():
             if not point.alive.any():
                 break
             if point.position // chunk != block:
                 block = point.position // chunk
                 first = np.asarray(block * chunk, np.int32)
                 draws = _engine.draw_chunk(*model.parts, params, key, first, chunk)
-            state, divergence = _advance(model, draws, first, point, int(stop))
-            alive = divergence < 0
-            due = [name for name in measures if stop in times[name]] if alive.any() else []
-            if due:
-                log.append((int(stop), {name: measures[name](state.params) for name in due}))
-            point = _Point(int(stop), state, divergence, len(log))
+            state, divergence = _advance(model, draws, first, point, stop)
+            if stop in due and (divergence < 0).any():
+                log.append((stop, {name: measures[name](state.params) for name in due[stop]}))
+            point = _Point(stop, state, divergence, len(log))
             if store is not None and store.due:
                 _save(store, point, log)
             if progress is not None:
                 progress(point.position, steps)
     except KeyboardInterrupt:
         interrupted = True
-    if store is not None:
+    if store is not None and point.samples:
         _save(store, point, log)
     result = _result(model, point, log, measures, interrupted=interrupted)
     return result.raise_if_failed() if throw else result
@@ -226,7 +228,8 @@ def _advance(
     """Go on to `stop`; a run that diverges on the way ends just before its first bad step.
 
     The compiled loop only looks at the loss of each step, and at the params at the end. If something is wrong
-    there, the stretch is run again, with bisection on its length: the good runs pay nothing for the exact answer.
+    there, the stretch is run again, with bisection on its length: the good runs pay nothing for the exact
+    answer.
     """
 
     def to(stops: np.ndarray) -> tuple[DynamicsState, np.ndarray, np.ndarray]:
@@ -263,7 +266,15 @@ class _Measure:
         return _engine.measure(*self._arguments, params)
 
     def structure(self, params: PyTree) -> PyTree:
-        return eqx.filter_eval_shape(lambda p: self(p), params)
+        return eqx.filter_eval_shape(self, params)
+
+
+def _by_step(times: dict[str, np.ndarray]) -> dict[int, list[str]]:
+    due: dict[int, list[str]] = {}
+    for name, steps in times.items():
+        for step in steps.tolist():
+            due.setdefault(step, []).append(name)
+    return due
 
 
 def _samples(log: Log, count: int, name: str) -> list[tuple[int, PyTree]]:
@@ -303,20 +314,22 @@ def _load(
     stored = {name: np.asarray(held[0]) for name, held in meta["records"].items()}
     if set(stored) != set(measures):
         raise UsageError(
-            f"records: got {sorted(measures)}, but {path} holds {sorted(stored)}; keep the names, or delete the file"
+            f"records: got {sorted(measures)}, but {path} holds {sorted(stored)}; "
+            "keep the names, or delete the file"
         )
     divergence = np.asarray(meta["divergence"])
+    goes_on = (divergence < 0).any()
     state_like, static = eqx.partition(start.state, eqx.is_array)
     like = [state_like, {name: m.structure(start.state.params) for name, m in measures.items()}]
     state, values = restore(like, leaves)
     entries: dict[int, dict[str, PyTree]] = {}
     for name, held in stored.items():
-        wanted = times[name][times[name] <= min(position, held[-1])]
+        wanted = times[name][times[name] <= (position if goes_on else held[-1])]
         missing = np.setdiff1d(wanted, held)
         if missing.size:
             raise UsageError(
-                f"records: {name!r} is wanted at step {missing[0]}, but {path} has passed it without; keep the "
-                "times of the first part, or delete the file"
+                f"records: {name!r} is wanted at step {missing[0]}, but {path} has passed it without; "
+                "keep the times of the first part, or delete the file"
             )
         for step in wanted:
             row = int(np.searchsorted(held, step))

@@ -1,7 +1,8 @@
 """Checkpoints: one file, written atomically, checked when read.
 
-The file is a line of text, the SHA-256 of what follows, and a numpy archive without pickles. It holds the state, the
-records so far, and a fingerprint of everything that decides the run's bits; a file of another run is refused.
+The file is a line of text, the SHA-256 of what follows, and a numpy archive without pickles. It holds the
+state, the records so far, and a fingerprint of everything that decides the run's bits; a file of another run
+is refused.
 """
 
 import dataclasses
@@ -29,8 +30,8 @@ _MAGIC = b"flatmin checkpoint 1 sha256 "
 class Checkpoint:
     """Where and how often to save a run.
 
-    The file is written at the first moment between two stretches of steps after `seconds` have passed, when the run is
-    interrupted, and at its end. If it exists already, the run continues from it.
+    The file is written at the first moment between two stretches of steps after `seconds` have passed, when
+    the run is interrupted, and at its end. If it exists already, the run continues from it.
 
     Attributes:
         path: the file; its folder must exist.
@@ -156,8 +157,8 @@ class Store:
             _sync_folder(path.parent)
         except OSError as error:
             raise JobError(
-                f"checkpoint: writing {path} failed ({error.strerror or error}); the previous checkpoint is intact; "
-                "free some space or choose another path"
+                f"checkpoint: writing {path} failed ({error.strerror or error}); "
+                "the previous checkpoint is intact; free some space or choose another path"
             ) from error
         finally:
             if temporary is not None:

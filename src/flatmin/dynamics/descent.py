@@ -1,12 +1,13 @@
 """Gradient descent, mini-batch SGD and label-noise SGD: one update rule, three sources of gradients.
 
-The rule, with learning rate eta, momentum mu and weight decay lambda (both optional), for the gradient g_k at W_k:
+The rule, with learning rate eta, momentum mu and weight decay lambda (both optional), for the gradient g_k
+at W_k:
 
     v_{k+1} = mu v_k + g_k + lambda W_k,   v_0 = 0
     W_{k+1} = W_k - eta_k v_{k+1}
 
-that is, `optax.add_decayed_weights` then `optax.trace` then the step (PyTorch's SGD with the same arguments). Weight
-decay is the gradient of `(lambda/2) ||W||^2`, coupled, and not part of the reported loss.
+that is, `optax.add_decayed_weights` then `optax.trace` then the step (PyTorch's SGD with the same
+arguments). Weight decay is the gradient of `(lambda/2) ||W||^2`, coupled, and not part of the reported loss.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from flatmin._core import AbstractObjective, check_at_least
+from flatmin._core import AbstractObjective
 from flatmin.dynamics._base import AbstractDynamics, DynamicsState, StepInfo
+from flatmin.dynamics.record import whole
 from flatmin.dynamics.schedule import AbstractSchedule, check_hyperparameter, hyperparameter, value_at
 
 Scalar = Float[Array, "..."]
@@ -99,7 +101,9 @@ class GradientDescent(AbstractDynamics):
 
 
 class StochasticGradientDescent(AbstractDynamics):
-    """Mini-batch SGD: `g_k = grad (1/B) sum_{i in batch} l_i(W_k)`, B indices drawn uniformly WITH replacement.
+    """Mini-batch SGD: B samples a step, drawn uniformly with replacement.
+
+    `g_k = grad (1/B) sum_{i in batch} l_i(W_k)`; a sample drawn twice counts twice.
 
     Attributes:
         learning_rate: eta > 0, a number, an array (one per run of an ensemble) or a schedule.
@@ -115,7 +119,7 @@ class StochasticGradientDescent(AbstractDynamics):
 
     def __check_init__(self):
         _check(self)
-        check_at_least("batch_size", self.batch_size, 1)
+        whole("batch_size", self.batch_size, 1)
 
     def init(self, params: PyTree) -> DynamicsState:
         """Step 0, zero velocity."""
@@ -136,9 +140,9 @@ class LabelNoiseSGD(AbstractDynamics):
     """Mini-batch SGD whose labels are moved by fresh noise `sigma N(0, 1)` at each step [G, Sec 7].
 
     `g_k = grad (1/B) sum_{i in batch} l_i(W_k; b_i + sigma xi_ki)`. A sample drawn twice in a batch gets two
-    independent shifts. With sigma = 0 the batches are those of `StochasticGradientDescent` for the same key. After zero
-    loss it follows the flow of `-grad tr(Hessian)` along the solutions, with time `steps eta^2 sigma^2 / (2 B)`
-    for a mean-of-squares loss.
+    independent shifts. With sigma = 0 the batches are those of `StochasticGradientDescent` for the same key.
+    After zero loss it follows the flow of `-grad tr(Hessian)` along the solutions, with time `steps eta^2
+    sigma^2 / (2 B)` for a mean-of-squares loss.
 
     Attributes:
         learning_rate: eta > 0, a number, an array (one per run of an ensemble) or a schedule.
@@ -156,7 +160,7 @@ class LabelNoiseSGD(AbstractDynamics):
 
     def __check_init__(self):
         _check(self)
-        check_at_least("batch_size", self.batch_size, 1)
+        whole("batch_size", self.batch_size, 1)
         check_hyperparameter("noise", self.noise, lambda x: x >= 0, "finite value(s) >= 0")
 
     def init(self, params: PyTree) -> DynamicsState:

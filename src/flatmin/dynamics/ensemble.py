@@ -53,22 +53,22 @@ def train_ensemble(
 ) -> TrainResult:
     """`train` for many runs side by side, one compilation for all.
 
-    Run r is `train` with the key `keys[r]`, the params `params[r]` and the hyperparameters of index r: same random
-    numbers; the results agree to rounding (batched matrix products may sum in another order). A run that diverges stops
-    at its last finite point while the others go on.
+    Run r is `train` with the key `keys[r]`, the params `params[r]` and the hyperparameters of index r: same
+    random numbers; the results agree to rounding (batched matrix products may sum in another order). A run
+    that diverges stops at its last finite point while the others go on.
 
     Args:
         objective: what to descend, shared by the runs unless `batched_objective` says otherwise.
-        dynamics: the rule; a hyperparameter of shape (runs,), or a schedule with values of shape (runs, p), has
-            one value per run, others are shared.
+        dynamics: the rule; a hyperparameter of shape (runs,), or a schedule with values of shape (runs, p),
+            has one value per run, others are shared.
         params: initial points, each array with a leading run axis.
         steps: number of steps, the same for all runs.
         keys: one key per run, `jax.random.split(key, runs)`.
         batched_params: `False` if `params` is a single point from which all runs start.
-        batched_objective: `True` if every array of `objective` has a leading run axis, or a pytree of bools of the
-            objective's structure that says which have.
-        records: name -> `Record`, with functions of a single run's params. A bound method of a batched `objective` is
-            evaluated with each run's own data.
+        batched_objective: `True` if every array of `objective` has a leading run axis, or a pytree of bools
+            of the objective's structure that says which have.
+        records: name -> `Record`, with functions of a single run's params. A bound method of a batched
+            `objective` is evaluated with each run's own data.
         chunk: as in `train`; the random numbers take runs times chunk times batch size.
         checkpoint: as in `train`, one file for all runs.
         progress: as in `train`.
@@ -84,7 +84,8 @@ def train_ensemble(
     runs = keys.shape[0] if getattr(keys, "ndim", 0) == 1 else 0
     if runs == 0:
         raise UsageError(
-            f"keys: got shape {getattr(keys, 'shape', ())}, expected (runs,); write jax.random.split(key, runs)"
+            f"keys: got shape {getattr(keys, 'shape', ())}, expected (runs,); "
+            "write jax.random.split(key, runs)"
         )
     params = strong(params)
     if not batched_params:
@@ -111,7 +112,8 @@ def train_ensemble(
 def _check_run_axis(argument: str, tree: PyTree, runs: int) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array)):
         if np.shape(leaf)[:1] != (runs,):
+            name = jax.tree_util.keystr(path).lstrip(".")
             raise UsageError(
-                f"{argument}: {jax.tree_util.keystr(path).lstrip('.')} has shape {np.shape(leaf)}, expected a leading run "
-                f"axis of length {runs}, the number of keys"
+                f"{argument}: {name} has shape {np.shape(leaf)}, expected a leading run axis of length "
+                f"{runs}, the number of keys"
             )

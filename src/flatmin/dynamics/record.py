@@ -12,7 +12,20 @@ from jaxtyping import Int, PyTree
 from flatmin._core import UsageError
 
 
-def _whole(argument: str, value: Any, least: int) -> int:
+def whole(argument: str, value: Any, least: int) -> int:
+    """A whole number that is at least `least`.
+
+    Args:
+        argument: the argument's name, for the sentence.
+        value: the number.
+        least: the smallest accepted value.
+
+    Returns:
+        The value as an int.
+
+    Raises:
+        UsageError: for anything else, floats included.
+    """
     try:
         number = operator.index(value)
     except TypeError:
@@ -30,8 +43,8 @@ class Record:
     compiled on its own: however costly, it does not slow the steps in between.
 
     Attributes:
-        fn: `fn(params) -> array`, or a dict (any pytree) of arrays. A bound method such as `problem.loss` is best:
-            its arrays are then arguments of the compiled function and not constants copied into it.
+        fn: `fn(params) -> array`, or a dict (any pytree) of arrays. A bound method such as `problem.loss` is
+            best: its arrays are then arguments of the compiled function and not constants copied into it.
         every: a period in steps; give this or `at`.
         at: the steps themselves, see `log_spaced`.
 
@@ -50,10 +63,10 @@ class Record:
             given = "neither" if self.every is None else "both"
             raise UsageError(f"Record: got {given} of every and at, expected one; say when to record")
         if self.every is not None:
-            object.__setattr__(self, "every", _whole("every", self.every, 1))
+            object.__setattr__(self, "every", whole("every", self.every, 1))
         else:
             steps = self.at if isinstance(self.at, Iterable) else [self.at]
-            object.__setattr__(self, "at", tuple(sorted({_whole("at", s, 0) for s in steps})))
+            object.__setattr__(self, "at", tuple(sorted({whole("at", s, 0) for s in steps})))
 
     def times(self, steps: int) -> Int[np.ndarray, " t"]:
         """The steps of a run of `steps` steps at which to record, increasing, 0 and `steps` included.
@@ -91,7 +104,7 @@ def log_spaced(steps: int, count: int) -> list[int]:
     Raises:
         UsageError: for `steps` < 1 or `count` < 2.
     """
-    steps, count = _whole("steps", steps, 1), _whole("count", count, 2)
+    steps, count = whole("steps", steps, 1), whole("count", count, 2)
     return np.unique(np.rint(np.geomspace(1, steps, count)).astype(np.int64)).tolist()
 
 

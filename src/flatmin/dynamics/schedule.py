@@ -29,7 +29,8 @@ def _floats(values: Any) -> Array:
 class Piecewise(AbstractSchedule):
     """`values[k]` for the steps `boundaries[k-1] <= step < boundaries[k]`.
 
-    `Piecewise([100, 400], [3e-3, 1e-2, 3e-3])` uses 3e-3 for the steps 0..99, 1e-2 for 100..399, 3e-3 from 400 on.
+    `Piecewise([100, 400], [3e-3, 1e-2, 3e-3])` uses 3e-3 for the steps 0..99, 1e-2 for 100..399, 3e-3 from
+    400 on.
 
     Attributes:
         boundaries: shape (p - 1,), increasing, each >= 1.
@@ -43,7 +44,8 @@ class Piecewise(AbstractSchedule):
         pieces = self.boundaries.shape[0] + 1
         if self.values.ndim < 1 or self.values.shape[-1] != pieces:
             raise UsageError(
-                f"values: got shape {self.values.shape}, expected {pieces} value(s), one more than there are boundaries"
+                f"values: got shape {self.values.shape}, expected {pieces} value(s), "
+                "one more than there are boundaries"
             )
         if not is_traced(self.boundaries):
             bounds = np.asarray(self.boundaries)

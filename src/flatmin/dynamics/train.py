@@ -29,8 +29,9 @@ def train(
 ) -> TrainResult:
     """Move `params` for `steps` steps of `dynamics`.
 
-    Step k (from 0) uses the random key `fold_in(key, k)`: the bits of a result depend on neither `chunk`, nor on what is
-    recorded, nor on interruptions. Compiled once for all values of the hyperparameters and all record times.
+    Step k (from 0) uses the random key `fold_in(key, k)`: the bits of a result depend on neither `chunk`,
+    nor on what is recorded, nor on interruptions. Compiled once for all values of the hyperparameters and
+    all record times.
 
     Args:
         objective: what to descend.
@@ -39,8 +40,8 @@ def train(
         steps: number of steps to have done at the end, >= 0.
         key: a typed key, `jax.random.key(0)`.
         records: name -> `Record(fn, every=...)`.
-        chunk: for how many steps the random numbers are drawn at once (memory: chunk times batch size), and the longest
-            stretch between two looks at `progress`, `checkpoint` and Ctrl-C.
+        chunk: for how many steps the random numbers are drawn at once (memory: chunk times batch size), and
+            the longest stretch between two looks at `progress`, `checkpoint` and Ctrl-C.
         checkpoint: a file, or `Checkpoint(file, seconds=...)`. If it exists, the run goes on from it.
         progress: called as `progress(steps done, steps)` between stretches.
         throw: raise instead of returning a diverged or interrupted result.
@@ -49,8 +50,8 @@ def train(
         The last finite point, the records and how it ended; Ctrl-C gives what was done so far.
 
     Raises:
-        UsageError: for arguments out of range, initial params that are not finite, and checkpoints that are damaged or
-            belong to another run.
+        UsageError: for arguments out of range, initial params that are not finite, and checkpoints that are
+            damaged or belong to another run.
         JobError: if `throw` and the run did not complete, or if a checkpoint could not be written.
     """
     for path, batched in jax.tree_util.tree_leaves_with_path(run_axes(dynamics)):
