@@ -1,0 +1,17 @@
+"""Moving params downhill: rules, schedules, compiled runs with records and checkpoints, ensembles."""
+
+from flatmin.dynamics._base import AbstractDynamics as AbstractDynamics
+from flatmin.dynamics._base import DynamicsState as DynamicsState
+from flatmin.dynamics._base import StepInfo as StepInfo
+from flatmin.dynamics._run import TrainResult as TrainResult
+from flatmin.dynamics.checkpoint import Checkpoint as Checkpoint
+from flatmin.dynamics.descent import GradientDescent as GradientDescent
+from flatmin.dynamics.descent import LabelNoiseSGD as LabelNoiseSGD
+from flatmin.dynamics.descent import StochasticGradientDescent as StochasticGradientDescent
+from flatmin.dynamics.ensemble import train_ensemble as train_ensemble
+from flatmin.dynamics.record import History as History
+from flatmin.dynamics.record import Record as Record
+from flatmin.dynamics.record import log_spaced as log_spaced
+from flatmin.dynamics.schedule import AbstractSchedule as AbstractSchedule
+from flatmin.dynamics.schedule import Piecewise as Piecewise
+from flatmin.dynamics.train import train as train

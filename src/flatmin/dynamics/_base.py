@@ -1,0 +1,70 @@
+"""The protocol of a dynamics: a state, the randomness of a step, and the step."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from flatmin._core import AbstractObjective
+
+
+class DynamicsState(eqx.Module):
+    """What the next step needs, and nothing else.
+
+    Attributes:
+        params: the point.
+        step: number of steps done, int32.
+        buffers: what the rule remembers (the velocity of momentum), `None` if nothing.
+    """
+
+    params: PyTree
+    step: Int[Array, ""]
+    buffers: PyTree = None
+
+
+class StepInfo(eqx.Module):
+    """Diagnostics of one step; no later step reads them.
+
+    Attributes:
+        loss: the (batch) loss at the point where the step started, shifted labels included.
+        learning_rate: the step size that was used.
+    """
+
+    loss: Float[Array, ""]
+    learning_rate: Float[Array, ""]
+
+
+class AbstractDynamics(eqx.Module):
+    """A rule that moves params downhill.
+
+    A step is cut in two: `draw` makes its random numbers from its key, `update` is deterministic. `train`
+    calls `draw` for a whole chunk of keys at once, which is much cheaper than one step at a time, and gets
+    the same bits, because the key of step k is `fold_in(run key, k)`.
+    """
+
+    @abc.abstractmethod
+    def init(self, params: PyTree) -> DynamicsState:
+        """The state at step 0."""
+
+    @abc.abstractmethod
+    def draw(self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype) -> PyTree:
+        """The random numbers of one step, floats of type `dtype`; `()` for a deterministic rule."""
+
+    @abc.abstractmethod
+    def update(
+        self, draws: PyTree, objective: AbstractObjective, state: DynamicsState
+    ) -> tuple[DynamicsState, StepInfo]:
+        """One step with the random numbers of `draw`."""
+
+    def step(
+        self, key: Key[Array, ""], objective: AbstractObjective, state: DynamicsState
+    ) -> tuple[DynamicsState, StepInfo]:
+        """One step: `update(draw(key), ...)`."""
+        return self.update(self.draw(key, objective, float_dtype(state.params)), objective, state)
+
+
+def float_dtype(params: PyTree) -> jnp.dtype:
+    """The common type of the floating point arrays of `params`."""
+    return jnp.result_type(*jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array)))

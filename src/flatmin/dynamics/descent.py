@@ -1,0 +1,187 @@
+"""Gradient descent, mini-batch SGD and label-noise SGD: one update rule, three sources of gradients.
+
+The rule, with learning rate eta, momentum mu and weight decay lambda (both optional), for the gradient g_k
+at W_k:
+
+    v_{k+1} = mu v_k + g_k + lambda W_k,   v_0 = 0
+    W_{k+1} = W_k - eta_k v_{k+1}
+
+that is, `optax.add_decayed_weights` then `optax.trace` then the step (PyTorch's SGD with the same
+arguments). Weight decay is the gradient of `(lambda/2) ||W||^2`, coupled, and not part of the reported loss.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from flatmin._core import AbstractObjective
+from flatmin.dynamics._base import AbstractDynamics, DynamicsState, StepInfo
+from flatmin.dynamics.record import whole
+from flatmin.dynamics.schedule import AbstractSchedule, check_hyperparameter, hyperparameter, value_at
+
+Scalar = Float[Array, "..."]
+
+
+def _check(dynamics: "GradientDescent | StochasticGradientDescent | LabelNoiseSGD") -> None:
+    check_hyperparameter("learning_rate", dynamics.learning_rate, lambda x: x > 0, "positive finite value(s)")
+    check_hyperparameter("momentum", dynamics.momentum, lambda x: (x >= 0) & (x < 1), "0 <= momentum < 1")
+    check_hyperparameter("weight_decay", dynamics.weight_decay, lambda x: x >= 0, "finite value(s) >= 0")
+
+
+def _init(momentum: Scalar | None, params: PyTree) -> DynamicsState:
+    floats = eqx.filter(params, eqx.is_inexact_array)
+    velocity = None if momentum is None else jax.tree.map(jnp.zeros_like, floats)
+    return DynamicsState(params, jnp.zeros((), jnp.int32), velocity)
+
+
+def _descend(
+    dynamics: "GradientDescent | StochasticGradientDescent | LabelNoiseSGD",
+    loss: Callable[[PyTree], Float[Array, ""]],
+    state: DynamicsState,
+) -> tuple[DynamicsState, StepInfo]:
+    """The rule of the module's docstring, with the gradient of `loss`."""
+    value, direction = eqx.filter_value_and_grad(loss)(state.params)
+    floats, rest = eqx.partition(state.params, eqx.is_inexact_array)
+    velocity = None
+    if dynamics.weight_decay is not None:
+        direction = jax.tree.map(
+            lambda g, w: g + dynamics.weight_decay.astype(w.dtype) * w, direction, floats
+        )
+    if dynamics.momentum is not None:
+        direction = velocity = jax.tree.map(
+            lambda v, g: dynamics.momentum.astype(v.dtype) * v + g, state.buffers, direction
+        )
+    floats = jax.tree.map(
+        lambda w, v: w - value_at(dynamics.learning_rate, state.step, w.dtype) * v, floats, direction
+    )
+    info = StepInfo(value, value_at(dynamics.learning_rate, state.step, value.dtype))
+    return DynamicsState(eqx.combine(floats, rest), state.step + 1, velocity), info
+
+
+def _batch(key: Key[Array, ""], batch_size: int, num_samples: int) -> Int[Array, " B"]:
+    # int32 in every precision mode: the same key draws the same samples
+    return jax.random.randint(key, (batch_size,), 0, num_samples, dtype=jnp.int32)
+
+
+class GradientDescent(AbstractDynamics):
+    """Full-batch gradient descent: the rule above with `g_k = grad f(W_k)`.
+
+    Attributes:
+        learning_rate: eta > 0, a number, an array (one per run of an ensemble) or a schedule.
+        momentum: 0 <= mu < 1, `None` for none (then no velocity is kept).
+        weight_decay: lambda >= 0, `None` for none.
+    """
+
+    learning_rate: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
+    momentum: Scalar | None = eqx.field(converter=hyperparameter, default=None)
+    weight_decay: Scalar | None = eqx.field(converter=hyperparameter, default=None)
+
+    def __check_init__(self):
+        _check(self)
+
+    def init(self, params: PyTree) -> DynamicsState:
+        """Step 0, zero velocity."""
+        return _init(self.momentum, params)
+
+    def draw(self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype) -> tuple:  # noqa: ARG002
+        """Nothing is random."""
+        return ()
+
+    def update(
+        self,
+        draws: tuple,  # noqa: ARG002
+        objective: AbstractObjective,
+        state: DynamicsState,
+    ) -> tuple[DynamicsState, StepInfo]:
+        """One step; one gradient of the full loss."""
+        return _descend(self, objective.loss, state)
+
+
+class StochasticGradientDescent(AbstractDynamics):
+    """Mini-batch SGD: B samples a step, drawn uniformly with replacement.
+
+    `g_k = grad (1/B) sum_{i in batch} l_i(W_k)`; a sample drawn twice counts twice.
+
+    Attributes:
+        learning_rate: eta > 0, a number, an array (one per run of an ensemble) or a schedule.
+        batch_size: B >= 1, static.
+        momentum: 0 <= mu < 1, `None` for none.
+        weight_decay: lambda >= 0, `None` for none.
+    """
+
+    learning_rate: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
+    batch_size: int = eqx.field(static=True)
+    momentum: Scalar | None = eqx.field(converter=hyperparameter, default=None)
+    weight_decay: Scalar | None = eqx.field(converter=hyperparameter, default=None)
+
+    def __check_init__(self):
+        _check(self)
+        whole("batch_size", self.batch_size, 1)
+
+    def init(self, params: PyTree) -> DynamicsState:
+        """Step 0, zero velocity."""
+        return _init(self.momentum, params)
+
+    def draw(self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype) -> Int[Array, " B"]:  # noqa: ARG002
+        """The batch's indices, from the first half of the key."""
+        return _batch(jax.random.split(key)[0], self.batch_size, objective.num_samples)
+
+    def update(
+        self, draws: Int[Array, " B"], objective: AbstractObjective, state: DynamicsState
+    ) -> tuple[DynamicsState, StepInfo]:
+        """One step; one gradient of a batch of B samples."""
+        return _descend(self, lambda params: objective.batch_loss(params, draws, None), state)
+
+
+class LabelNoiseSGD(AbstractDynamics):
+    """Mini-batch SGD whose labels are moved by fresh noise `sigma N(0, 1)` at each step [G, Sec 7].
+
+    `g_k = grad (1/B) sum_{i in batch} l_i(W_k; b_i + sigma xi_ki)`. A sample drawn twice in a batch gets two
+    independent shifts. With sigma = 0 the batches are those of `StochasticGradientDescent` for the same key.
+    After zero loss it follows the flow of `-grad tr(Hessian)` along the solutions, with time `steps eta^2
+    sigma^2 / (2 B)` for a mean-of-squares loss.
+
+    Attributes:
+        learning_rate: eta > 0, a number, an array (one per run of an ensemble) or a schedule.
+        batch_size: B >= 1, static.
+        noise: sigma >= 0, in the units of the labels; a number, an array or a schedule.
+        momentum: 0 <= mu < 1, `None` for none.
+        weight_decay: lambda >= 0, `None` for none.
+    """
+
+    learning_rate: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
+    batch_size: int = eqx.field(static=True)
+    noise: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
+    momentum: Scalar | None = eqx.field(converter=hyperparameter, default=None)
+    weight_decay: Scalar | None = eqx.field(converter=hyperparameter, default=None)
+
+    def __check_init__(self):
+        _check(self)
+        whole("batch_size", self.batch_size, 1)
+        check_hyperparameter("noise", self.noise, lambda x: x >= 0, "finite value(s) >= 0")
+
+    def init(self, params: PyTree) -> DynamicsState:
+        """Step 0, zero velocity."""
+        return _init(self.momentum, params)
+
+    def draw(
+        self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype
+    ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+        """The batch's indices and a standard normal for each, from the two halves of the key."""
+        batch_key, noise_key = jax.random.split(key)
+        indices = _batch(batch_key, self.batch_size, objective.num_samples)
+        return indices, jax.random.normal(noise_key, (self.batch_size,), dtype)
+
+    def update(
+        self,
+        draws: tuple[Int[Array, " B"], Float[Array, " B"]],
+        objective: AbstractObjective,
+        state: DynamicsState,
+    ) -> tuple[DynamicsState, StepInfo]:
+        """One step; one gradient of a batch of B samples."""
+        indices, normals = draws
+        shift = value_at(self.noise, state.step, normals.dtype) * normals
+        return _descend(self, lambda params: objective.batch_loss(params, indices, shift), state)

@@ -1,0 +1,119 @@
+"""Many runs in one compilation: seeds, step sizes, starting points, data."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key, PyTree
+
+from flatmin._core import AbstractObjective, UsageError
+from flatmin.dynamics._base import AbstractDynamics
+from flatmin.dynamics._run import Model, Progress, TrainResult, run, strong
+from flatmin.dynamics.checkpoint import Checkpoint
+from flatmin.dynamics.record import Record
+from flatmin.dynamics.schedule import AbstractSchedule
+
+
+def run_axes(dynamics: AbstractDynamics) -> PyTree[bool]:
+    """Which hyperparameters have one value per run.
+
+    Args:
+        dynamics: the rule; a single run has scalar hyperparameters and schedules with `values` of shape (p,).
+
+    Returns:
+        A pytree of bools, `True` for arrays of shape (runs,) and schedule values of shape (runs, p).
+    """
+
+    def mask(leaf):
+        if isinstance(leaf, AbstractSchedule):
+            shared = jax.tree.map(lambda _: False, leaf)
+            return eqx.tree_at(lambda s: s.values, shared, leaf.values.ndim > 1)
+        return eqx.is_array(leaf) and leaf.ndim > 0
+
+    return jax.tree.map(mask, dynamics, is_leaf=lambda leaf: isinstance(leaf, AbstractSchedule))
+
+
+def train_ensemble(
+    objective: AbstractObjective,
+    dynamics: AbstractDynamics,
+    params: PyTree,
+    *,
+    steps: int,
+    keys: Key[Array, " runs"],
+    batched_params: bool = True,
+    batched_objective: bool | PyTree[bool] = False,
+    records: Mapping[str, Record] | None = None,
+    chunk: int = 1024,
+    checkpoint: Checkpoint | str | Path | None = None,
+    progress: Progress | None = None,
+    throw: bool = False,
+) -> TrainResult:
+    """`train` for many runs side by side, one compilation for all.
+
+    Run r is `train` with the key `keys[r]`, the params `params[r]` and the hyperparameters of index r: same
+    random numbers; the results agree to rounding (batched matrix products may sum in another order). A run
+    that diverges stops at its last finite point while the others go on.
+
+    Args:
+        objective: what to descend, shared by the runs unless `batched_objective` says otherwise.
+        dynamics: the rule; a hyperparameter of shape (runs,), or a schedule with values of shape (runs, p),
+            has one value per run, others are shared.
+        params: initial points, each array with a leading run axis.
+        steps: number of steps, the same for all runs.
+        keys: one key per run, `jax.random.split(key, runs)`.
+        batched_params: `False` if `params` is a single point from which all runs start.
+        batched_objective: `True` if every array of `objective` has a leading run axis, or a pytree of bools
+            of the objective's structure that says which have.
+        records: name -> `Record`, with functions of a single run's params. A bound method of a batched
+            `objective` is evaluated with each run's own data.
+        chunk: as in `train`; the random numbers take runs times chunk times batch size.
+        checkpoint: as in `train`, one file for all runs.
+        progress: as in `train`.
+        throw: raise if any run did not complete.
+
+    Returns:
+        The result with a leading run axis everywhere; records are NaN from a run's divergence on.
+
+    Raises:
+        UsageError: as in `train`, and for a run axis of the wrong length.
+        JobError: as in `train`.
+    """
+    runs = keys.shape[0] if getattr(keys, "ndim", 0) == 1 else 0
+    if runs == 0:
+        raise UsageError(
+            f"keys: got shape {getattr(keys, 'shape', ())}, expected (runs,); "
+            "write jax.random.split(key, runs)"
+        )
+    params = strong(params)
+    if not batched_params:
+        params = jax.tree.map(lambda x: jnp.stack([x] * runs) if eqx.is_array(x) else x, params)
+    if isinstance(batched_objective, bool):
+        batched_objective = jax.tree.map(lambda x: batched_objective and eqx.is_array(x), objective)
+    mask = (run_axes(dynamics), batched_objective)
+    batched = eqx.filter((dynamics, objective), mask)
+    for name, tree in (("params", params), ("dynamics", batched[0]), ("objective", batched[1])):
+        _check_run_axis(name, tree, runs)
+    return run(
+        Model((dynamics, objective), mask, runs),
+        params,
+        steps=steps,
+        key=keys,
+        records=records,
+        chunk=chunk,
+        checkpoint=checkpoint,
+        progress=progress,
+        throw=throw,
+    )
+
+
+def _check_run_axis(argument: str, tree: PyTree, runs: int) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array)):
+        if np.shape(leaf)[:1] != (runs,):
+            name = jax.tree_util.keystr(path).lstrip(".")
+            raise UsageError(
+                f"{argument}: {name} has shape {np.shape(leaf)}, expected a leading run axis of length "
+                f"{runs}, the number of keys"
+            )

@@ -1,0 +1,137 @@
+"""What to record along a run, and when."""
+
+import dataclasses
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int, PyTree
+
+from flatmin._core import UsageError
+
+
+def whole(argument: str, value: Any, least: int) -> int:
+    """A whole number that is at least `least`.
+
+    Args:
+        argument: the argument's name, for the sentence.
+        value: the number.
+        least: the smallest accepted value.
+
+    Returns:
+        The value as an int.
+
+    Raises:
+        UsageError: for anything else, floats included.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise UsageError(f"{argument}: got {value!r}, expected a whole number >= {least}")
+    return number
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A function of the params, and the steps at which to evaluate it.
+
+    Step 0 and the last step are always included. The function runs between the compiled stretches of steps,
+    compiled on its own: however costly, it does not slow the steps in between.
+
+    Attributes:
+        fn: `fn(params) -> array`, or a dict (any pytree) of arrays. A bound method such as `problem.loss` is
+            best: its arrays are then arguments of the compiled function and not constants copied into it.
+        every: a period in steps; give this or `at`.
+        at: the steps themselves, see `log_spaced`.
+
+    Raises:
+        UsageError: if not exactly one of `every` and `at` is given, or a step is not a whole number.
+    """
+
+    fn: Callable[[PyTree], PyTree]
+    every: int | None = dataclasses.field(default=None, kw_only=True)
+    at: tuple[int, ...] | Any = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        if not callable(self.fn):
+            raise UsageError(f"fn: got {type(self.fn).__name__}, expected a function of the params")
+        if (self.every is None) == (self.at is None):
+            given = "neither" if self.every is None else "both"
+            raise UsageError(f"Record: got {given} of every and at, expected one; say when to record")
+        if self.every is not None:
+            object.__setattr__(self, "every", whole("every", self.every, 1))
+        else:
+            steps = self.at if isinstance(self.at, Iterable) else [self.at]
+            object.__setattr__(self, "at", tuple(sorted({whole("at", s, 0) for s in steps})))
+
+    def times(self, steps: int) -> Int[np.ndarray, " t"]:
+        """The steps of a run of `steps` steps at which to record, increasing, 0 and `steps` included.
+
+        Args:
+            steps: length of the run.
+
+        Returns:
+            int64 array.
+
+        Raises:
+            UsageError: if `at` asks for a step after the last.
+        """
+        if self.at is None:
+            inner = np.arange(0, steps, self.every)
+        else:
+            if self.at and self.at[-1] > steps:
+                raise UsageError(
+                    f"at: got step {self.at[-1]}, expected steps <= {steps}, the length of the run"
+                )
+            inner = np.asarray(self.at, dtype=np.int64)
+        return np.union1d(inner, [0, steps]).astype(np.int64)
+
+
+def log_spaced(steps: int, count: int) -> list[int]:
+    """About `count` steps, evenly spaced on a log scale from 1 to `steps`.
+
+    Args:
+        steps: the last one, >= 1.
+        count: how many to aim for, >= 2; early ones that round to the same step are merged.
+
+    Returns:
+        Increasing steps, for `Record(..., at=)`.
+
+    Raises:
+        UsageError: for `steps` < 1 or `count` < 2.
+    """
+    steps, count = whole("steps", steps, 1), whole("count", count, 2)
+    return np.unique(np.rint(np.geomspace(1, steps, count)).astype(np.int64)).tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """The values of one record.
+
+    Attributes:
+        steps: shape (t,), the number of steps done at each value.
+        values: an array of shape (t, ...), or a pytree of such; (runs, t, ...) in an ensemble, where NaN
+            stands for "not measured" after a run's divergence.
+    """
+
+    steps: Int[np.ndarray, " t"]
+    values: PyTree
+
+    @staticmethod
+    def stack(samples: list[tuple[int, PyTree]], axis: int) -> "History":
+        """From the values one at a time.
+
+        Args:
+            samples: (step, value) in order, at least one.
+            axis: where the time axis goes.
+
+        Returns:
+            The history, in numpy arrays.
+        """
+        steps, values = zip(*samples, strict=True)
+        stacked = jax.tree.map(lambda *v: np.stack([np.asarray(x) for x in v], axis=axis), *values)
+        return History(np.asarray(steps, dtype=np.int64), stacked)

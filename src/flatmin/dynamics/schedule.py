@@ -1,0 +1,105 @@
+"""Hyperparameters that change with the step: one piecewise constant schedule, and its converter."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from flatmin._core import UsageError, is_traced
+
+
+class AbstractSchedule(eqx.Module):
+    """A hyperparameter as a function of the step index; evaluated inside the compiled loop."""
+
+    values: eqx.AbstractVar[Array]
+
+    @abc.abstractmethod
+    def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """The value that step number `step` (from 0) uses."""
+
+
+def _floats(values: Any) -> Array:
+    return jnp.asarray(values, dtype=jnp.result_type(float))
+
+
+class Piecewise(AbstractSchedule):
+    """`values[k]` for the steps `boundaries[k-1] <= step < boundaries[k]`.
+
+    `Piecewise([100, 400], [3e-3, 1e-2, 3e-3])` uses 3e-3 for the steps 0..99, 1e-2 for 100..399, 3e-3 from
+    400 on.
+
+    Attributes:
+        boundaries: shape (p - 1,), increasing, each >= 1.
+        values: shape (p,); shape (runs, p) in an ensemble.
+    """
+
+    boundaries: Int[Array, " q"] = eqx.field(converter=lambda b: jnp.asarray(b, dtype=jnp.int32))
+    values: Float[Array, "*runs p"] = eqx.field(converter=_floats)
+
+    def __check_init__(self):
+        pieces = self.boundaries.shape[0] + 1
+        if self.values.ndim < 1 or self.values.shape[-1] != pieces:
+            raise UsageError(
+                f"values: got shape {self.values.shape}, expected {pieces} value(s), "
+                "one more than there are boundaries"
+            )
+        if not is_traced(self.boundaries):
+            bounds = np.asarray(self.boundaries)
+            if np.any(np.diff(bounds, prepend=0) <= 0):
+                raise UsageError(f"boundaries: got {bounds.tolist()}, expected increasing steps, each >= 1")
+
+    def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """`values[number of boundaries <= step]`."""
+        return self.values[jnp.sum(self.boundaries <= step)]
+
+
+def hyperparameter(value: Any) -> Any:
+    """Field converter: a number becomes a float array leaf, so that a new value does not recompile.
+
+    Args:
+        value: a number, an array, a schedule, or `None`.
+
+    Returns:
+        A float array; schedules and `None` unchanged.
+    """
+    return value if value is None or isinstance(value, AbstractSchedule) else _floats(value)
+
+
+def check_hyperparameter(
+    argument: str, value: Any, accept: Callable[[np.ndarray], np.ndarray], expected: str
+) -> None:
+    """Refuse a hyperparameter out of range; silent for `None` and traced values.
+
+    Args:
+        argument: the argument's name, for the sentence.
+        value: an array or a schedule.
+        accept: elementwise test; NaN and infinities are refused before it.
+        expected: the range in words, for the sentence.
+
+    Raises:
+        UsageError: with the values that were got.
+    """
+    values = value.values if isinstance(value, AbstractSchedule) else value
+    if values is None or is_traced(values) or not eqx.is_array_like(values):
+        return
+    numbers = np.asarray(values)
+    if not (np.isfinite(numbers).all() and accept(numbers).all()):
+        raise UsageError(f"{argument}: got {numbers.tolist()}, expected {expected}")
+
+
+def value_at(value: Any, step: Int[Array, ""], dtype: Any) -> Float[Array, ""]:
+    """The hyperparameter at `step`, in the type of the params (so that theirs is kept).
+
+    Args:
+        value: a scalar array or a schedule.
+        step: step index from 0.
+        dtype: type of the result.
+
+    Returns:
+        A scalar.
+    """
+    return (value(step) if isinstance(value, AbstractSchedule) else value).astype(dtype)
