@@ -153,7 +153,9 @@ def claims_from_json(text: str) -> tuple[Claim, ...]:
     try:
         return tuple(Claim.model_validate_json(json.dumps(entry)) for entry in json.loads(text))
     except (ValidationError, ValueError, TypeError) as error:
-        raise JobError(f"claims: the text is not a list of claims ({type(error).__name__}: {error})") from error
+        raise JobError(
+            f"claims: the text is not a list of claims ({type(error).__name__}: {error})"
+        ) from error
 
 
 def claims_table(claims: Iterable[Claim], title: str = "Claims") -> "Table":
@@ -170,7 +172,11 @@ def claims_table(claims: Iterable[Claim], title: str = "Claims") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    marks = {"holds": ("✓ holds", "green"), "does not hold": ("✗ fails", "bold red"), "not measured": ("– no data", "yellow")}
+    marks = {
+        "holds": ("✓ holds", "green"),
+        "does not hold": ("✗ fails", "bold red"),
+        "not measured": ("– no data", "yellow"),
+    }
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_lines=True, pad_edge=False)
     table.add_column("verdict", no_wrap=True, min_width=9)
     table.add_column("claim", ratio=5, overflow="fold")

@@ -105,9 +105,11 @@ class Run:
         choose("dataset", name, self.data_names)
         path = self.path / "data" / f"{name}.nc"
         try:
-            return xr.load_dataset(path, engine="h5netcdf")
+            return xr.load_dataset(path, engine="h5netcdf", decode_times=False)
         except (OSError, ValueError, KeyError) as error:
-            raise JobError(f"run: {path} cannot be read as NetCDF ({error}); delete the run's folder and run it again") from error
+            raise JobError(
+                f"run: {path} cannot be read as NetCDF ({error}); delete the run's folder and run it again"
+            ) from error
 
 
 def obtain_run(
@@ -242,7 +244,9 @@ def changed_files(folder: pathlib.Path) -> list[str]:
     """
     listed = {name: "" for name in ("spec.json", "claims.json")} | read_checksums(folder)
     return [
-        name for name, digest in listed.items() if not (folder / name).is_file() or sha256(folder / name) != digest
+        name
+        for name, digest in listed.items()
+        if not (folder / name).is_file() or sha256(folder / name) != digest
     ]
 
 
@@ -271,7 +275,9 @@ def rewrite_derived(run: Run, render: Callable[[Run, pathlib.Path], None]) -> No
             replace_file(run.path / name, file.read_bytes())
         write_checksums(run.path)
     except OSError as error:
-        raise JobError(f"run: could not rewrite {run.path} ({error.strerror or error}); free space and try again") from error
+        raise JobError(
+            f"run: could not rewrite {run.path} ({error.strerror or error}); free space and try again"
+        ) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -322,14 +328,18 @@ def _read(folder: pathlib.Path) -> Run:
             settings=tuple(Setting(**s) for s in plain["settings"]),
             provenance=plain["provenance"],
             claims=claims_from_json(json.dumps(results["claims"])),
-            certificates=tuple(Certificate.model_validate_json(json.dumps(c)) for c in results["certificates"]),
+            certificates=tuple(
+                Certificate.model_validate_json(json.dumps(c)) for c in results["certificates"]
+            ),
         )
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise JobError(
             f"run: {folder} cannot be read ({type(error).__name__}: {error}); it is damaged or was not written by flatmin"
         ) from error
     if run_id(experiment.name, experiment.version, run.spec) != run.id:
-        raise JobError(f"run: {folder} has a spec that does not belong to its id {run.id}; it was edited by hand")
+        raise JobError(
+            f"run: {folder} has a spec that does not belong to its id {run.id}; it was edited by hand"
+        )
     return run
 
 

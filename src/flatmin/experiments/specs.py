@@ -75,7 +75,9 @@ def check_slug(argument: str, text: str) -> None:
         UsageError: with the name that was got.
     """
     if not _SLUG.fullmatch(text):
-        raise UsageError(f"{argument}: got {text!r}, expected lower-case words joined by hyphens, such as 'label-noise'")
+        raise UsageError(
+            f"{argument}: got {text!r}, expected lower-case words joined by hyphens, such as 'label-noise'"
+        )
 
 
 def setting(default: Any = ..., *, origin: Origin, description: str, **constraints: Any) -> Any:
@@ -154,7 +156,9 @@ def run_id(experiment: str, version: int, spec: BaseModel | dict[str, Any]) -> s
     try:
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     except ValueError as error:
-        raise UsageError("spec: got a NaN or an infinite setting, expected finite numbers; leave it out or use None") from error
+        raise UsageError(
+            "spec: got a NaN or an infinite setting, expected finite numbers; leave it out or use None"
+        ) from error
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flatmin._core import UsageError
-from flatmin.report.figures import AnyPanel, Axis, Figure, HeatmapPanel, ImagePanel, Panel, ReferenceLine, Series
+from flatmin.report.figures import (
+    AnyPanel,
+    Axis,
+    Figure,
+    HeatmapPanel,
+    ImagePanel,
+    Panel,
+    ReferenceLine,
+    Series,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,9 +55,17 @@ def to_dataset(figure: Figure) -> "xr.Dataset":
             rows, columns = f"{name}_rows", f"{name}_columns"
             coordinates[rows] = (rows, panel.y_values, _attributes(panel.y))
             coordinates[columns] = (columns, panel.x_values, _attributes(panel.x))
-            arrays[f"{name}_values"] = ((rows, columns), panel.values, _attributes(panel.color, panel=panel.title))
+            arrays[f"{name}_values"] = (
+                (rows, columns),
+                panel.values,
+                _attributes(panel.color, panel=panel.title),
+            )
         else:
-            arrays[f"{name}_image"] = ((f"{name}_rows", f"{name}_columns"), panel.image, {"panel": panel.title})
+            arrays[f"{name}_image"] = (
+                (f"{name}_rows", f"{name}_columns"),
+                panel.image,
+                {"panel": panel.title},
+            )
         panels.append({"kind": kind, **_without_arrays(panel)})
     plain = {"format": _FORMAT, **_without_arrays(figure), "panels": panels}
     arrays[_MARK] = ((), json.dumps(plain, ensure_ascii=False))
@@ -84,12 +101,16 @@ def from_dataset(dataset: "xr.Dataset") -> Figure:
         raise UsageError("dataset: got one without a figure, expected what to_dataset wrote")
     plain = json.loads(str(dataset[_MARK].item()))
     if plain.pop("format") != _FORMAT:
-        raise UsageError(f"dataset: got a figure of another format, expected {_FORMAT}; use the flatmin that wrote it")
+        raise UsageError(
+            f"dataset: got a figure of another format, expected {_FORMAT}; use the flatmin that wrote it"
+        )
     panels = tuple(_panel(dataset, _letter(i), entry) for i, entry in enumerate(plain.pop("panels")))
     return Figure(panels=panels, **plain)
 
 
-def _put_series(arrays: dict[str, Any], coordinates: dict[str, Any], name: str, panel: Panel, series: Series) -> None:
+def _put_series(
+    arrays: dict[str, Any], coordinates: dict[str, Any], name: str, panel: Panel, series: Series
+) -> None:
     dimension = f"{name}_x"
     coordinates[dimension] = (dimension, series.x, _attributes(panel.x))
     for end in ("y", "low", "high"):
@@ -115,7 +136,11 @@ def _panel(dataset: "xr.Dataset", name: str, plain: dict[str, Any]) -> AnyPanel:
 
 
 def _series(dataset: "xr.Dataset", name: str, plain: dict[str, Any]) -> Series:
-    ends = {e: dataset[f"{name}_{e}"].values for e in ("x", "y", "low", "high") if f"{name}_{e}" in dataset.variables}
+    ends = {
+        e: dataset[f"{name}_{e}"].values
+        for e in ("x", "y", "low", "high")
+        if f"{name}_{e}" in dataset.variables
+    }
     return Series(**plain, **ends)
 
 
@@ -128,7 +153,9 @@ def _without_arrays(part: Any) -> dict[str, Any]:
             plain[field.name] = _without_arrays(value)
         elif field.name in ("series", "lines"):
             plain[field.name] = [_without_arrays(v) for v in value]
-        elif field.name != "panels" and not (field.name in _ARRAYS and (value is None or isinstance(value, np.ndarray))):
+        elif field.name != "panels" and not (
+            field.name in _ARRAYS and (value is None or isinstance(value, np.ndarray))
+        ):
             plain[field.name] = value
     return plain
 

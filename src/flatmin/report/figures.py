@@ -72,11 +72,21 @@ class Series:
             if value is not None:
                 _store_array(self, name, value, dimensions=1, where=where)
         if (self.low is None) != (self.high is None) or (self.kind == "band" and self.low is None):
-            raise UsageError(f"{where}: got one end of the interval or none for a band, expected low and high; pass both")
-        lengths = {name: len(np.asarray(v)) for name in ("x", "y", "low", "high") if (v := getattr(self, name)) is not None}
+            raise UsageError(
+                f"{where}: got one end of the interval or none for a band, expected low and high; pass both"
+            )
+        lengths = {
+            name: len(np.asarray(v))
+            for name in ("x", "y", "low", "high")
+            if (v := getattr(self, name)) is not None
+        }
         if len(set(lengths.values())) != 1 or lengths["x"] == 0:
             raise UsageError(f"{where}: got lengths {lengths}, expected one common length >= 1")
-        if self.low is not None and self.high is not None and np.any(np.asarray(self.low) > np.asarray(self.high)):
+        if (
+            self.low is not None
+            and self.high is not None
+            and np.any(np.asarray(self.low) > np.asarray(self.high))
+        ):
             raise UsageError(f"{where}: got low > high, expected low <= high; exchange them")
 
 
@@ -157,7 +167,9 @@ class HeatmapPanel:
         _store_array(self, "values", self.values, dimensions=2, where=where)
         expected = (len(np.asarray(self.y_values)), len(np.asarray(self.x_values)))
         if np.shape(self.values) != expected:
-            raise UsageError(f"{where}: got values of shape {np.shape(self.values)}, expected {expected} = (y_values, x_values)")
+            raise UsageError(
+                f"{where}: got values of shape {np.shape(self.values)}, expected {expected} = (y_values, x_values)"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,16 @@ import numpy as np
 
 from flatmin._core import choose
 from flatmin.report import style
-from flatmin.report.figures import Figure, HeatmapPanel, ImagePanel, Panel, ReferenceLine, Series, grid_of, has_missing
+from flatmin.report.figures import (
+    Figure,
+    HeatmapPanel,
+    ImagePanel,
+    Panel,
+    ReferenceLine,
+    Series,
+    grid_of,
+    has_missing,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -171,7 +180,9 @@ def _set_axis(ax: "Axes", panel: Panel, name: Any) -> None:
         decades = np.log10(high / low)
         narrow = decades < 1.5
         drawn.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if narrow else (1,), numticks=6))
-        drawn.set_minor_locator(LogLocator(base=10, subs=tuple(range(2, 10)) if decades < 7 else (1,), numticks=60))
+        drawn.set_minor_locator(
+            LogLocator(base=10, subs=tuple(range(2, 10)) if decades < 7 else (1,), numticks=60)
+        )
         drawn.set_minor_formatter(NullFormatter())
     else:
         drawn.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
@@ -188,8 +199,18 @@ def _draw_series(ax: "Axes", series: Series, look: style.Style, floor: float | N
     if series.kind == "points":
         bars = None if low is None else np.abs(np.stack([y - np.asarray(low), np.asarray(high) - y]))
         ax.errorbar(
-            x, y, yerr=bars, fmt=look.marker, color=look.color, ms=4.2, mfc="white", mew=1.1, elinewidth=0.9,
-            capsize=2, label=series.label, zorder=3,
+            x,
+            y,
+            yerr=bars,
+            fmt=look.marker,
+            color=look.color,
+            ms=4.2,
+            mfc="white",
+            mew=1.1,
+            elinewidth=0.9,
+            capsize=2,
+            label=series.label,
+            zorder=3,
         )
         return
     if low is not None and high is not None:
@@ -197,7 +218,16 @@ def _draw_series(ax: "Axes", series: Series, look: style.Style, floor: float | N
         ax.fill_between(x, low, high, color=look.color, alpha=0.2, lw=0, step=step, zorder=1.5)
     if series.kind != "band":
         drawstyle = "steps-post" if series.kind == "steps" else "default"
-        ax.plot(x, y, color=look.color, ls=look.dash, lw=look.width, drawstyle=drawstyle, label=series.label, zorder=2.5)
+        ax.plot(
+            x,
+            y,
+            color=look.color,
+            ls=look.dash,
+            lw=look.width,
+            drawstyle=drawstyle,
+            label=series.label,
+            zorder=2.5,
+        )
 
 
 def _draw_reference(ax: "Axes", line: ReferenceLine, look: style.Style) -> None:
@@ -211,7 +241,9 @@ def _draw_heatmap(ax: "Axes", panel: HeatmapPanel) -> None:
 
     low, high = style.color_range(panel)
     norm = (LogNorm if panel.color.log else Normalize)(low, high)
-    image = ax.imshow(grid_of(panel), origin="lower", cmap="gray", norm=norm, aspect="auto", interpolation="nearest")
+    image = ax.imshow(
+        grid_of(panel), origin="lower", cmap="gray", norm=norm, aspect="auto", interpolation="nearest"
+    )
     _mark_missing(ax, grid_of(panel))
     for name, values in (("x", np.asarray(panel.x_values)), ("y", np.asarray(panel.y_values))):
         axis = getattr(panel, name)
@@ -223,7 +255,9 @@ def _draw_heatmap(ax: "Axes", panel: HeatmapPanel) -> None:
     ax.spines[:].set_visible(True)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.02, aspect=18)
     bar.set_label(panel.color.text)
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: style.tick_text(v, panel.color, max(abs(low), abs(high)))))
+    bar.ax.yaxis.set_major_formatter(
+        FuncFormatter(lambda v, _: style.tick_text(v, panel.color, max(abs(low), abs(high))))
+    )
     bar.outline.set_linewidth(0.6)
 
 
@@ -271,5 +305,13 @@ def _draw_legend(drawn: "MatplotlibFigure", figure: Figure) -> int:
         columns -= 1
     rows = -(-len(labels) // columns)
     columns = -(-len(labels) // rows)
-    drawn.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.6, columnspacing=1.6, borderaxespad=0.2)
+    drawn.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=columns,
+        handlelength=2.6,
+        columnspacing=1.6,
+        borderaxespad=0.2,
+    )
     return rows

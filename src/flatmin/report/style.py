@@ -7,7 +7,16 @@ from typing import Literal
 import numpy as np
 
 from flatmin.experiments.numbers import power_of_ten
-from flatmin.report.figures import Axis, Figure, HeatmapPanel, ImagePanel, Panel, ReferenceLine, Series, grid_of
+from flatmin.report.figures import (
+    Axis,
+    Figure,
+    HeatmapPanel,
+    ImagePanel,
+    Panel,
+    ReferenceLine,
+    Series,
+    grid_of,
+)
 
 # Okabe and Ito's colours without yellow (too light on white), darkest first
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -32,7 +41,11 @@ _MARKERS = (
     ("v", "triangle-down"),
     ("X", "x"),
 )
-_REFERENCE_DASHES = (((0, (4, 2)), "6px,3px"), ((0, (1, 1.5)), "2px,2px"), ((0, (7, 2, 1.5, 2)), "10px,3px,2px,3px"))
+_REFERENCE_DASHES = (
+    ((0, (4, 2)), "6px,3px"),
+    ((0, (1, 1.5)), "2px,2px"),
+    ((0, (7, 2, 1.5, 2)), "10px,3px,2px,3px"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +221,11 @@ def tick_text(value: float, axis: Axis, largest: float) -> str:
         whole = math.isclose(value, 10.0**power, rel_tol=1e-9)
         if -2 <= math.log10(value) < 4:
             return f"{value:,.4g}".replace(",", "")
-        return power_of_ten(power) if whole else f"{value / 10 ** math.floor(math.log10(value)):g}×{power_of_ten(math.floor(math.log10(value)))}"
+        return (
+            power_of_ten(power)
+            if whole
+            else f"{value / 10 ** math.floor(math.log10(value)):g}×{power_of_ten(math.floor(math.log10(value)))}"
+        )
     if value == 0:
         return "0"
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
