@@ -1,0 +1,377 @@
+"""Runs: computed once, stored whole, found again.
+
+    OUT/<experiment>-<id>/
+        spec.json      the spec, its settings with their origin, and where it was made
+        claims.json    claims and certificates
+        data/*.nc      the labelled arrays behind each figure (NaN = not measured)
+        figures/, report.html   derived: can be rebuilt from the files above
+        SHA256SUMS     checksums of all of them
+
+A failed computation leaves `<experiment>-<id>.failed.json` beside, for the reader; it is never taken for a result.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from flatmin._core import JobError, UsageError, choose
+from flatmin.experiments.certificates import Certificate
+from flatmin.experiments.claims import Claim, claims_from_json, claims_to_json
+from flatmin.experiments.provenance import provenance
+from flatmin.experiments.specs import Experiment, Setting, canonical_spec, run_id, settings_of
+from flatmin.experiments.storage import (
+    CHECKSUMS,
+    read_checksums,
+    replace_file,
+    sha256,
+    stage_path,
+    staged_folder,
+    write_checksums,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+FORMAT = 1
+DEFAULT_OUT = "runs"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunContent:
+    """What a computation hands over to be stored.
+
+    Attributes:
+        datasets: xarray datasets by name; each becomes `data/<name>.nc`.
+        claims: the decided claims.
+        certificates: certificates of the convex solves.
+    """
+
+    datasets: Mapping[str, Any]
+    claims: tuple[Claim, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A stored run.
+
+    Attributes:
+        path: its folder.
+        experiment: what kind of run it is.
+        id: its identity, see `run_id`.
+        spec: the canonical spec; `MySpec.model_validate(run.spec)` gives the typed one.
+        settings: the spec line by line, with origins.
+        provenance: where and when it was made.
+        claims: its claims.
+        certificates: its certificates.
+    """
+
+    path: pathlib.Path
+    experiment: Experiment
+    id: str
+    spec: dict[str, Any]
+    settings: tuple[Setting, ...]
+    provenance: dict[str, Any]
+    claims: tuple[Claim, ...]
+    certificates: tuple[Certificate, ...]
+
+    @property
+    def data_names(self) -> tuple[str, ...]:
+        """Names of the stored datasets."""
+        return tuple(sorted(p.stem for p in (self.path / "data").glob("*.nc")))
+
+    def dataset(self, name: str) -> "xr.Dataset":
+        """One dataset, read into memory.
+
+        Args:
+            name: one of `data_names`.
+
+        Returns:
+            The dataset.
+
+        Raises:
+            JobError: if the file cannot be read.
+        """
+        import xarray as xr
+
+        choose("dataset", name, self.data_names)
+        path = self.path / "data" / f"{name}.nc"
+        try:
+            return xr.load_dataset(path, engine="h5netcdf", decode_times=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise JobError(
+                f"run: {path} cannot be read as NetCDF ({error}); delete the run's folder and run it again"
+            ) from error
+
+
+def obtain_run(
+    experiment: Experiment,
+    spec: BaseModel,
+    compute: Callable[[Any], RunContent],
+    *,
+    out: str | pathlib.Path = DEFAULT_OUT,
+    render: Callable[[Run, pathlib.Path], None] | None = None,
+) -> tuple[Run, bool]:
+    """The run of this spec: found if it is finished, else computed and stored.
+
+    Args:
+        experiment: the kind of run.
+        spec: the spec; with the experiment's name and version it makes the id.
+        compute: called with the spec when the run is not there.
+        out: the folder of runs.
+        render: called with the stored run and the folder in which to write derived files (figures, page).
+
+    Returns:
+        The run, and whether it was computed now.
+
+    Raises:
+        JobError: if the disk refuses, or a folder with this id exists and is damaged.
+    """
+    identity = run_id(experiment.name, experiment.version, spec)
+    target = pathlib.Path(out) / f"{experiment.name}-{identity}"
+    if target.exists():
+        return load_run(target), False
+    started = time.monotonic()
+    failure = target.with_name(f"{target.name}.failed.json")
+    try:
+        content = compute(spec)
+        _check_content(content)
+    except Exception as error:
+        _record_failure(failure, experiment, spec, error)
+        raise
+    description = {
+        "format": FORMAT,
+        "id": identity,
+        "experiment": dataclasses.asdict(experiment),
+        "spec": canonical_spec(spec),
+        "settings": [dataclasses.asdict(s) for s in settings_of(spec)],
+        "provenance": {**provenance(), "seconds": round(time.monotonic() - started, 3)},
+    }
+    with staged_folder(target) as stage:
+        _write_content(stage, description, content)
+        if render is not None:
+            render(_read(stage), stage)
+    failure.unlink(missing_ok=True)
+    return load_run(target), True
+
+
+def load_run(path: str | pathlib.Path, *, verify: bool = True) -> Run:
+    """Read a stored run.
+
+    Args:
+        path: its folder.
+        verify: compare the evidence (spec, claims, data) with its checksums first.
+
+    Returns:
+        The run.
+
+    Raises:
+        UsageError: if this is not a folder that flatmin wrote.
+        JobError: if it is one, but files are missing or changed.
+    """
+    folder = pathlib.Path(path)
+    if not (folder / CHECKSUMS).is_file() or not (folder / "spec.json").is_file():
+        what = "no such folder" if not folder.exists() else "a folder without spec.json and SHA256SUMS"
+        raise UsageError(f"run: got {folder} ({what}), expected a finished run; list them with find_runs")
+    if verify:
+        damaged = changed_files(folder)
+        evidence = [name for name in damaged if not _is_derived(name)]
+        if evidence:
+            raise JobError(
+                f"run: {folder} is damaged, {', '.join(evidence)} missing or different from the checksum; delete the "
+                "folder and run it again"
+            )
+    return _read(folder)
+
+
+def is_complete(path: str | pathlib.Path) -> bool:
+    """Whether a folder is a finished run with nothing missing or changed.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        True for a run that `load_run` accepts.
+    """
+    try:
+        load_run(path)
+    except (UsageError, JobError):
+        return False
+    return True
+
+
+def find_runs(out: str | pathlib.Path = DEFAULT_OUT) -> list[Run]:
+    """All finished runs in a folder, oldest first; checksums are compared only when one is loaded.
+
+    Args:
+        out: the folder of runs.
+
+    Returns:
+        The runs; folders that are not readable runs are left out, `find_problems` names them.
+    """
+    runs = [found for found in _scan(out) if isinstance(found, Run)]
+    return sorted(runs, key=lambda run: (run.provenance.get("date", ""), run.path.name))
+
+
+def find_problems(out: str | pathlib.Path = DEFAULT_OUT) -> list[str]:
+    """One sentence for each folder that is not a readable run and each recorded failure.
+
+    Args:
+        out: the folder of runs.
+
+    Returns:
+        The sentences.
+    """
+    return [found for found in _scan(out) if isinstance(found, str)]
+
+
+def changed_files(folder: pathlib.Path) -> list[str]:
+    """Names of the listed files that are missing or differ from their checksum.
+
+    Args:
+        folder: a run's folder.
+
+    Returns:
+        Relative names; empty when all is as written.
+    """
+    listed = {name: "" for name in ("spec.json", "claims.json")} | read_checksums(folder)
+    return [
+        name
+        for name, digest in listed.items()
+        if not (folder / name).is_file() or sha256(folder / name) != digest
+    ]
+
+
+def rewrite_derived(run: Run, render: Callable[[Run, pathlib.Path], None]) -> None:
+    """Rebuild figures and page of a finished run from its data; the evidence is not touched.
+
+    Args:
+        run: the run.
+        render: called with the run and a folder in which to write the derived files.
+
+    Raises:
+        JobError: if the disk refuses; the old files stay.
+        UsageError: if `render` writes over evidence.
+    """
+    load_run(run.path)  # new checksums must not bless damaged evidence
+    stage = stage_path(run.path)
+    try:
+        stage.mkdir()
+        render(run, stage)
+        files = {p.relative_to(stage).as_posix(): p for p in stage.rglob("*") if p.is_file()}
+        evidence = sorted(name for name in files if not _is_derived(name))
+        if evidence:
+            raise UsageError(f"render: got {', '.join(evidence)}, expected figures/ and report.html only")
+        for name, file in files.items():
+            (run.path / name).parent.mkdir(exist_ok=True)
+            replace_file(run.path / name, file.read_bytes())
+        write_checksums(run.path)
+    except OSError as error:
+        raise JobError(
+            f"run: could not rewrite {run.path} ({error.strerror or error}); free space and try again"
+        ) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _is_derived(name: str) -> bool:
+    return name.startswith("figures/") or name == "report.html"
+
+
+def _check_content(content: RunContent) -> None:
+    names = [c.name for c in content.claims]
+    repeated = sorted({n for n in names if names.count(n) > 1})
+    if repeated:
+        raise UsageError(f"claims: got {', '.join(repeated)} more than once, expected unique names")
+
+
+def _write_content(folder: pathlib.Path, description: dict[str, Any], content: RunContent) -> None:
+    claims = {
+        "claims": json.loads(claims_to_json(content.claims)),
+        "certificates": [json.loads(c.model_dump_json()) for c in content.certificates],
+    }
+    for name, plain in (("spec.json", description), ("claims.json", claims)):
+        (folder / name).write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "data").mkdir()
+    for name, dataset in content.datasets.items():
+        encoding = {
+            variable: {"zlib": True, "complevel": 4}
+            for variable, array in dataset.variables.items()
+            if array.size > 1000 and array.dtype.kind in "fiu"
+        }
+        dataset.to_netcdf(folder / "data" / f"{name}.nc", engine="h5netcdf", encoding=encoding)
+
+
+def _read(folder: pathlib.Path) -> Run:
+    try:
+        plain = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        results = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+        if plain["format"] != FORMAT:
+            raise JobError(
+                f"run: {folder} has format {plain['format']}, expected {FORMAT}; read it with the flatmin that wrote it "
+                f"({plain['provenance']['versions']['flatmin']})"
+            )
+        experiment = Experiment(**plain["experiment"])
+        run = Run(
+            path=folder,
+            experiment=experiment,
+            id=plain["id"],
+            spec=plain["spec"],
+            settings=tuple(Setting(**s) for s in plain["settings"]),
+            provenance=plain["provenance"],
+            claims=claims_from_json(json.dumps(results["claims"])),
+            certificates=tuple(
+                Certificate.model_validate_json(json.dumps(c)) for c in results["certificates"]
+            ),
+        )
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise JobError(
+            f"run: {folder} cannot be read ({type(error).__name__}: {error}); it is damaged or was not written by flatmin"
+        ) from error
+    if run_id(experiment.name, experiment.version, run.spec) != run.id:
+        raise JobError(
+            f"run: {folder} has a spec that does not belong to its id {run.id}; it was edited by hand"
+        )
+    return run
+
+
+def _scan(out: str | pathlib.Path) -> list[Run | str]:
+    found: list[Run | str] = []
+    for path in sorted(pathlib.Path(out).glob("*")) if pathlib.Path(out).is_dir() else []:
+        if path.name.endswith(".failed.json"):
+            found.append(_failure_sentence(path))
+        elif path.is_dir() and not path.name.startswith("."):
+            try:
+                found.append(load_run(path, verify=False))
+            except (UsageError, JobError) as error:
+                found.append(str(error))
+    return found
+
+
+def _record_failure(path: pathlib.Path, experiment: Experiment, spec: BaseModel, error: Exception) -> None:
+    record = {
+        "experiment": dataclasses.asdict(experiment),
+        "spec": canonical_spec(spec),
+        "error": f"{type(error).__name__}: {error}",
+        "traceback": traceback.format_exception(error),
+        "provenance": provenance(),
+    }
+    with contextlib.suppress(OSError):  # the error itself matters more than its record
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json.dumps(record, indent=2, ensure_ascii=False).encode())
+
+
+def _failure_sentence(path: pathlib.Path) -> str:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return f"run: {path.name.removesuffix('.failed.json')} failed on {record['provenance']['date']} ({record['error']}); start it again to retry"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"run: {path} is not a readable record of a failure; delete it"

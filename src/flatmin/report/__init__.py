@@ -1,0 +1,24 @@
+"""Figures as data, drawn for print (matplotlib) and for the browser (plotly), and the page of a run.
+
+Importing this room imports neither matplotlib nor plotly; drawing does.
+"""
+
+from flatmin.report.datasets import from_dataset as from_dataset
+from flatmin.report.datasets import to_dataset as to_dataset
+from flatmin.report.figures import Axis as Axis
+from flatmin.report.figures import Figure as Figure
+from flatmin.report.figures import HeatmapPanel as HeatmapPanel
+from flatmin.report.figures import ImagePanel as ImagePanel
+from flatmin.report.figures import Panel as Panel
+from flatmin.report.figures import ReferenceLine as ReferenceLine
+from flatmin.report.figures import Series as Series
+from flatmin.report.matplotlib_renderer import matplotlib_bytes as matplotlib_bytes
+from flatmin.report.matplotlib_renderer import to_matplotlib as to_matplotlib
+from flatmin.report.matplotlib_renderer import write_matplotlib as write_matplotlib
+from flatmin.report.page import render_page as render_page
+from flatmin.report.plotly_renderer import to_plotly as to_plotly
+from flatmin.report.rendering import figure_data as figure_data
+from flatmin.report.rendering import figures_of as figures_of
+from flatmin.report.rendering import render_run as render_run
+from flatmin.report.tables import ValueTable as ValueTable
+from flatmin.report.tables import value_tables as value_tables

@@ -1,0 +1,287 @@
+"""Figures as data.
+
+An experiment returns a `Figure`: panels with axes, series and reference lines, or grids, or images. What it
+looks like is decided once, in `style`, and drawn by two renderers that know nothing of experiments. Everything a
+reader sees comes from the arrays in here, so the arrays stored beside a figure are the figure.
+"""
+
+import dataclasses
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from flatmin._core import UsageError, choose
+from flatmin.experiments.specs import check_slug
+
+SeriesKind = Literal["line", "points", "band", "steps"]
+Role = Literal["data", "theory", "context"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """An axis: `label (unit)`, linear or logarithmic.
+
+    Attributes:
+        label: the quantity, plain Unicode (no TeX).
+        unit: its unit; empty for pure numbers.
+        log: logarithmic scale; values <= 0 are not drawn.
+        limits: both ends, or None to fit the data.
+    """
+
+    label: str
+    unit: str = ""
+    log: bool = False
+    limits: tuple[float, float] | None = None
+
+    @property
+    def text(self) -> str:
+        """Label with unit."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One curve, set of points or band.
+
+    Attributes:
+        label: name in the legend; equal labels look equal in all panels of a figure.
+        x: positions, shape (n,).
+        y: values, shape (n,); NaN = not measured, a gap.
+        low: lower ends, shape (n,); a band for lines and steps, error bars for points.
+        high: upper ends, shape (n,).
+        kind: `line`, `points`, `steps` (constant to the right) or `band` (only the area from low to high).
+        role: `data` takes the next colour; `theory` is drawn in the text's colour; `context` in grey.
+    """
+
+    label: str
+    x: ArrayLike
+    y: ArrayLike
+    low: ArrayLike | None = None
+    high: ArrayLike | None = None
+    kind: SeriesKind = "line"
+    role: Role = "data"
+
+    def __post_init__(self) -> None:
+        """Make arrays of the sequences and check that they fit."""
+        choose("kind", self.kind, get_args(SeriesKind))
+        choose("role", self.role, get_args(Role))
+        where = f"series {self.label!r}"
+        for name in ("x", "y", "low", "high"):
+            value = getattr(self, name)
+            if value is not None:
+                _store_array(self, name, value, dimensions=1, where=where)
+        if (self.low is None) != (self.high is None) or (self.kind == "band" and self.low is None):
+            raise UsageError(
+                f"{where}: got one end of the interval or none for a band, expected low and high; pass both"
+            )
+        lengths = {
+            name: len(np.asarray(v))
+            for name in ("x", "y", "low", "high")
+            if (v := getattr(self, name)) is not None
+        }
+        if len(set(lengths.values())) != 1 or lengths["x"] == 0:
+            raise UsageError(f"{where}: got lengths {lengths}, expected one common length >= 1")
+        if (
+            self.low is not None
+            and self.high is not None
+            and np.any(np.asarray(self.low) > np.asarray(self.high))
+        ):
+            raise UsageError(f"{where}: got low > high, expected low <= high; exchange them")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceLine:
+    """A straight line across a panel.
+
+    Attributes:
+        label: name in the legend.
+        value: where it stands.
+        axis: the axis that carries the value; `y` gives a horizontal line.
+    """
+
+    label: str
+    value: float
+    axis: Literal["x", "y"] = "y"
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """Curves over one pair of axes.
+
+    Attributes:
+        title: heading.
+        x: the horizontal axis.
+        y: the vertical axis.
+        series: what is drawn.
+        lines: reference lines.
+    """
+
+    title: str
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...]
+    lines: tuple[ReferenceLine, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Keep tuples, and refuse a panel in which nothing could be seen."""
+        object.__setattr__(self, "series", tuple(self.series))
+        object.__setattr__(self, "lines", tuple(self.lines))
+        for axis, name in ((self.x, "x"), (self.y, "y")):
+            for series in self.series if axis.log else ():
+                values = np.asarray(getattr(series, name), dtype=float)
+                if np.isfinite(values).any() and not (values > 0).any():
+                    raise UsageError(
+                        f"series {series.label!r}: no {name} is positive, but the axis {axis.label!r} of panel "
+                        f"{self.title!r} is logarithmic; use log=False"
+                    )
+
+
+@dataclasses.dataclass(frozen=True)
+class HeatmapPanel:
+    """Values on a grid in grey, with a colour bar; cells that were not measured (NaN) are marked.
+
+    Attributes:
+        title: heading.
+        x: the horizontal axis.
+        y: the vertical axis.
+        x_values: one position a column, in the order drawn.
+        y_values: one position a row, from bottom to top.
+        values: shape (len(y_values), len(x_values)).
+        color: label and unit of the values; `limits` are what black and white stand for.
+    """
+
+    title: str
+    x: Axis
+    y: Axis
+    x_values: ArrayLike
+    y_values: ArrayLike
+    values: ArrayLike
+    color: Axis
+
+    def __post_init__(self) -> None:
+        """Make arrays of the sequences and check that they fit."""
+        where = f"panel {self.title!r}"
+        _store_array(self, "x_values", self.x_values, dimensions=1, where=where)
+        _store_array(self, "y_values", self.y_values, dimensions=1, where=where)
+        _store_array(self, "values", self.values, dimensions=2, where=where)
+        expected = (len(np.asarray(self.y_values)), len(np.asarray(self.x_values)))
+        if np.shape(self.values) != expected:
+            raise UsageError(
+                f"{where}: got values of shape {np.shape(self.values)}, expected {expected} = (y_values, x_values)"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagePanel:
+    """A matrix as a grey image, row 0 on top; cells that were not measured (NaN) are marked.
+
+    Attributes:
+        title: heading.
+        image: shape (rows, columns).
+        limits: values of black and white; the image's own range when None.
+    """
+
+    title: str
+    image: ArrayLike
+    limits: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Make an array of the image."""
+        _store_array(self, "image", self.image, dimensions=2, where=f"panel {self.title!r}")
+
+
+AnyPanel = Panel | HeatmapPanel | ImagePanel
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of a paper or a report.
+
+    Attributes:
+        key: short name, begins the names of its files.
+        title: heading.
+        caption: what is shown, in sentences.
+        panels: the panels, left to right and top to bottom.
+        columns: panels side by side at full width; None for 1, 2 or 3 by their number.
+        intervals: what bands and error bars are, such as `minimum to maximum over 3 seeds`; required when there
+            are any, and appended to the caption.
+    """
+
+    key: str
+    title: str
+    caption: str
+    panels: tuple[AnyPanel, ...]
+    columns: int | None = None
+    intervals: str = ""
+
+    def __post_init__(self) -> None:
+        """Keep a tuple of panels, and refuse intervals that nobody explains."""
+        check_slug("key", self.key)
+        object.__setattr__(self, "panels", tuple(self.panels))
+        if not self.panels:
+            raise UsageError(f"panels: got none for figure {self.key!r}, expected at least one")
+        if self.columns is not None and self.columns < 1:
+            raise UsageError(f"columns: got {self.columns}, expected a value >= 1")
+        drawn = any(s.low is not None for p in self.panels if isinstance(p, Panel) for s in p.series)
+        if drawn and not self.intervals:
+            raise UsageError(
+                f"intervals: figure {self.key!r} has bands or error bars but does not say what they are; pass for "
+                "instance intervals='minimum to maximum over 3 seeds'"
+            )
+
+    @property
+    def full_caption(self) -> str:
+        """The caption with what the intervals are and what the mark for missing cells means."""
+        parts = [self.caption.strip()]
+        if self.intervals:
+            parts.append(f"Bands and error bars: {self.intervals}.")
+        if any(has_missing(p) for p in self.panels):
+            parts.append("Crossed cells were not measured.")
+        return " ".join(p for p in parts if p)
+
+    @property
+    def columns_or_default(self) -> int:
+        """`columns`, or a number that suits the panels: images and grids stand three abreast."""
+        if self.columns is not None:
+            return min(self.columns, len(self.panels))
+        narrow = all(isinstance(p, ImagePanel) for p in self.panels)
+        if len(self.panels) <= 3 and (narrow or len(self.panels) != 3):
+            return min(len(self.panels), 3 if narrow else 2)
+        return 3 if narrow or len(self.panels) in (3, 6) else 2
+
+
+def grid_of(panel: HeatmapPanel | ImagePanel) -> np.ndarray:
+    """The values of a grid or an image as floats, shape (rows, columns).
+
+    Args:
+        panel: the panel.
+
+    Returns:
+        The array.
+    """
+    values = panel.values if isinstance(panel, HeatmapPanel) else panel.image
+    return np.asarray(values, dtype=float)
+
+
+def has_missing(panel: AnyPanel) -> bool:
+    """Whether a grid or an image has cells that were not measured.
+
+    Args:
+        panel: any panel.
+
+    Returns:
+        False for panels of curves, where a gap speaks for itself.
+    """
+    return not isinstance(panel, Panel) and bool(np.isnan(grid_of(panel)).any())
+
+
+def _store_array(owner: object, name: str, value: ArrayLike, *, dimensions: int, where: str) -> None:
+    array = np.array(value)
+    if array.ndim != dimensions or array.dtype.kind not in "fiub":
+        raise UsageError(
+            f"{where}: got {name} of shape {array.shape} and type {array.dtype}, expected real numbers with "
+            f"{dimensions} dimension(s)"
+        )
+    array.setflags(write=False)
+    object.__setattr__(owner, name, array)

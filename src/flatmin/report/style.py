@@ -1,0 +1,270 @@
+"""What figures look like, decided once for both renderers: colours, lines, markers, ranges, ticks."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import numpy as np
+
+from flatmin.experiments.numbers import power_of_ten
+from flatmin.report.figures import (
+    Axis,
+    Figure,
+    HeatmapPanel,
+    ImagePanel,
+    Panel,
+    ReferenceLine,
+    Series,
+    grid_of,
+)
+
+# Okabe and Ito's colours without yellow (too light on white), darkest first
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INK = "#1b1b1c"
+GREY = "#7f7f80"
+GRID = "#dededf"
+MISSING = "#cfe5f5"
+# (matplotlib dash, plotly dash)
+_DASHES = (
+    ("-", "solid"),
+    ((0, (5, 2)), "8px,3px"),
+    ((0, (6, 1.6, 1, 1.6)), "10px,3px,2px,3px"),
+    ((0, (1, 1.2)), "2px,2px"),
+    ((0, (6, 1.4, 1, 1.4, 1, 1.4)), "10px,3px,2px,3px,2px,3px"),
+    ((0, (9, 2)), "14px,4px"),
+)
+_MARKERS = (
+    ("o", "circle"),
+    ("s", "square"),
+    ("^", "triangle-up"),
+    ("D", "diamond"),
+    ("v", "triangle-down"),
+    ("X", "x"),
+)
+_REFERENCE_DASHES = (
+    ((0, (4, 2)), "6px,3px"),
+    ((0, (1, 1.5)), "2px,2px"),
+    ((0, (7, 2, 1.5, 2)), "10px,3px,2px,3px"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How one label is drawn, in the words of both renderers.
+
+    Attributes:
+        color: hexadecimal colour.
+        dash: dash for matplotlib.
+        css_dash: dash for plotly and SVG.
+        marker: marker for matplotlib.
+        symbol: marker for plotly.
+        width: line width in points.
+    """
+
+    color: str
+    dash: str | tuple[float, tuple[float, ...]]
+    css_dash: str
+    marker: str = "o"
+    symbol: str = "circle"
+    width: float = 1.3
+
+
+@dataclasses.dataclass(frozen=True)
+class LegendEntry:
+    """One line of the legend.
+
+    Attributes:
+        label: its text.
+        style: its style.
+        mark: what is drawn beside the text.
+        interval: whether a band or an error bar belongs to it.
+    """
+
+    label: str
+    style: Style
+    mark: Literal["line", "points", "band"]
+    interval: bool
+
+
+def styles_of(figure: Figure) -> dict[str, Style]:
+    """One style a label, the same in every panel.
+
+    Args:
+        figure: the figure.
+
+    Returns:
+        Style by label, in order of first appearance: series first, then reference lines.
+    """
+    styles: dict[str, Style] = {}
+    count = 0
+    for series in _series_of(figure):
+        if series.label in styles:
+            continue
+        if series.role == "theory":
+            styles[series.label] = Style(INK, "-", "solid", "x", "x-thin-open", 1.0)
+        elif series.role == "context":
+            styles[series.label] = Style(GREY, "-", "solid", width=0.9)
+        else:
+            dash, css_dash = _DASHES[(count + count // len(PALETTE)) % len(_DASHES)]
+            marker, symbol = _MARKERS[(count + count // len(PALETTE)) % len(_MARKERS)]
+            styles[series.label] = Style(PALETTE[count % len(PALETTE)], dash, css_dash, marker, symbol)
+            count += 1
+    references = 0
+    for line in _lines_of(figure):
+        if line.label not in styles:
+            dash, css_dash = _REFERENCE_DASHES[references % len(_REFERENCE_DASHES)]
+            styles[line.label] = Style(INK, dash, css_dash, width=0.9)
+            references += 1
+    return styles
+
+
+def legend_of(figure: Figure) -> tuple[LegendEntry, ...]:
+    """The legend of the whole figure, each label once.
+
+    Args:
+        figure: the figure.
+
+    Returns:
+        Entries in the order of `styles_of`.
+    """
+    styles = styles_of(figure)
+    first: dict[str, LegendEntry] = {}
+    for series in _series_of(figure):
+        mark: Literal["line", "points", "band"] = "line" if series.kind == "steps" else series.kind
+        first.setdefault(
+            series.label, LegendEntry(series.label, styles[series.label], mark, series.low is not None)
+        )
+    for line in _lines_of(figure):
+        first.setdefault(line.label, LegendEntry(line.label, styles[line.label], "line", interval=False))
+    return tuple(first[label] for label in styles)
+
+
+def axis_range(panel: Panel, name: Literal["x", "y"]) -> tuple[float, float]:
+    """Both ends of an axis: all that is drawn, with some air; in data units also for log axes.
+
+    Args:
+        panel: the panel.
+        name: which axis.
+
+    Returns:
+        The ends, low < high, positive for a log axis.
+    """
+    axis: Axis = getattr(panel, name)
+    if axis.limits is not None:
+        return axis.limits
+    arrays = [np.asarray(getattr(s, name), dtype=float) for s in panel.series]
+    if name == "y":
+        arrays += [np.asarray(v, dtype=float) for s in panel.series for v in (s.low, s.high) if v is not None]
+    arrays += [np.array([line.value]) for line in panel.lines if line.axis == name]
+    values = np.concatenate(arrays) if arrays else np.array([0.0, 1.0])
+    values = values[np.isfinite(values) & ((values > 0) | (not axis.log))]
+    if values.size == 0:
+        return (0.1, 1.0) if axis.log else (0.0, 1.0)
+    forward, back = (math.log10, lambda v: 10.0**v) if axis.log else (float, float)
+    low, high = forward(values.min()), forward(values.max())
+    span = high - low
+    if span == 0:
+        span = 1.0 if axis.log else (abs(high) or 1.0)
+    air = 0.06 * span if name == "y" else 0.03 * span
+    return back(low - air), back(high + air)
+
+
+def color_range(panel: HeatmapPanel | ImagePanel) -> tuple[float, float]:
+    """The values of black and white.
+
+    Args:
+        panel: a grid or an image.
+
+    Returns:
+        The given limits, else the range of the finite values.
+    """
+    limits = panel.color.limits if isinstance(panel, HeatmapPanel) else panel.limits
+    if limits is not None:
+        return limits
+    values = grid_of(panel)
+    values = values[np.isfinite(values)]
+    if isinstance(panel, HeatmapPanel) and panel.color.log:
+        values = values[values > 0]
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if low < high else (low, low + (abs(low) or 1.0))
+
+
+def grid_ticks(values: np.ndarray, most: int = 7) -> list[int]:
+    """Which columns (or rows) of a grid get a tick label: all, or evenly spaced ones.
+
+    Args:
+        values: the positions.
+        most: the largest number of labels.
+
+    Returns:
+        Indices into `values`.
+    """
+    step = max(1, math.ceil(len(values) / most))
+    return list(range(0, len(values), step))
+
+
+def tick_text(value: float, axis: Axis, largest: float) -> str:
+    """A tick's label, in plain Unicode.
+
+    Args:
+        value: the tick.
+        axis: its axis.
+        largest: the largest absolute value on the axis, decides whether thousands are written as k.
+
+    Returns:
+        The text.
+    """
+    if axis.log:
+        power = round(math.log10(value))
+        whole = math.isclose(value, 10.0**power, rel_tol=1e-9)
+        if -2 <= math.log10(value) < 4:
+            return f"{value:,.4g}".replace(",", "")
+        return (
+            power_of_ten(power)
+            if whole
+            else f"{value / 10 ** math.floor(math.log10(value)):g}×{power_of_ten(math.floor(math.log10(value)))}"
+        )
+    if value == 0:
+        return "0"
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if largest >= 10 * size or (size > 1e3 and largest >= size):
+            return f"{value / size:g}{letter}".replace("-", "−")
+    return f"{value:.6g}".replace("-", "−")
+
+
+def tint(color: str, opacity: float) -> str:
+    """A colour as CSS with opacity.
+
+    Args:
+        color: `#rrggbb`.
+        opacity: 0 to 1.
+
+    Returns:
+        Text such as `rgba(0, 114, 178, 0.2)`.
+    """
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, {opacity:g})"
+
+
+def panel_heading(index: int, title: str, count: int) -> str:
+    """`(a) title`; no letter for a single panel.
+
+    Args:
+        index: position of the panel.
+        title: its title.
+        count: number of panels.
+
+    Returns:
+        The heading.
+    """
+    return title if count == 1 else f"({chr(ord('a') + index % 26)}) {title}"
+
+
+def _series_of(figure: Figure) -> list[Series]:
+    return [s for p in figure.panels if isinstance(p, Panel) for s in p.series]
+
+
+def _lines_of(figure: Figure) -> list[ReferenceLine]:
+    return [line for p in figure.panels if isinstance(p, Panel) for line in p.lines]
