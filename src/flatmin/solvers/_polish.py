@@ -22,8 +22,8 @@ DELTA = 1e-6
 STEPS = 10
 """Most Newton steps; each gains about five digits."""
 
-MAX_UNKNOWNS, MAX_ENTRIES = 2500, 4e7
-"""Most unknowns r (d1 + d2), and entries of the Jacobian (320 MB)."""
+MAX_SYSTEM, MAX_ENTRIES = 2500, 4e7
+"""Largest linear system solved, and most entries of the Jacobian (320 MB)."""
 
 _BATCH = 32
 
@@ -31,7 +31,8 @@ _BATCH = 32
 def affordable(white: Whitened, rank: int) -> bool:
     """Whether a polish at this rank fits in memory and in about a second."""
     unknowns = rank * sum(white.op.matrix_shape)
-    return 0 < unknowns <= MAX_UNKNOWNS and unknowns * white.targets.size <= MAX_ENTRIES
+    measured = white.targets.size
+    return 0 < min(unknowns, measured) <= MAX_SYSTEM and unknowns * measured <= MAX_ENTRIES
 
 
 @eqx.filter_jit
@@ -64,6 +65,34 @@ def _jacobian(white: Whitened, left: np.ndarray, right: np.ndarray) -> np.ndarra
     return np.concatenate(parts)[:count]
 
 
+def _newton_step(
+    J: np.ndarray, M: np.ndarray, gradient: np.ndarray, miss: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Solve `(K (x) I + DELTA) d - J w = -gradient`, `J^T d + DELTA w = miss`, in the smaller of the two unknowns.
+
+    `K (x) I` is the Hessian of the Lagrangian, `K = [[I, -M], [-M^T, I]]`.
+    """
+    d1 = M.shape[0]
+    K = (1 + DELTA) * np.eye(sum(M.shape))
+    K[:d1, d1:] -= M
+    K[d1:, :d1] -= M.T
+    size, measured = J.shape
+    if size <= measured:
+        system = J @ J.T / DELTA + np.kron(K, np.eye(size // len(K)))
+        move = np.linalg.solve(system, J @ miss / DELTA - gradient)
+        return move, (miss - move @ J) / DELTA
+    inverse = np.linalg.inv(K)
+
+    def solve_hessian(rows: np.ndarray) -> np.ndarray:
+        return (inverse @ rows.reshape(len(K), -1)).reshape(rows.shape)
+
+    solved = solve_hessian(J)
+    system = J.T @ solved
+    system[np.diag_indices_from(system)] += DELTA
+    push = np.linalg.solve(system, miss + solved.T @ gradient)
+    return solve_hessian(J @ push - gradient), push
+
+
 def polish(
     white: Whitened, matrix: Float[Array, "d1 d2"], weights: Float[Array, " k"], rank: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
@@ -77,12 +106,12 @@ def polish(
 
     Returns:
         The last point and multipliers whose stationarity and residual were smaller than before, or `None` if the
-        first step did not reduce them. Cost a step: r (d1 + d2) forwards and a solve of that size.
+        first step did not reduce them. Cost a step: n = r (d1 + d2) forwards and a linear solve of size min(n, k).
     """
     U, s, Vt = np.linalg.svd(np.asarray(matrix), full_matrices=False)
     root = np.sqrt(s[:rank])
     left, right, u = U[:, :rank] * root, Vt[:rank].T * root, np.asarray(weights)
-    targets, eye = np.asarray(white.targets), np.eye(rank)
+    targets = np.asarray(white.targets)
     split = left.size
     best, best_error = None, math.inf
     for step in range(STEPS + 1):
@@ -96,15 +125,10 @@ def polish(
         if error < 1e-15 or step == STEPS:
             break
         J = _jacobian(white, left, right)
-        system = J @ J.T / DELTA
-        system[np.diag_indices_from(system)] += 1 + DELTA
-        coupling = np.kron(M, eye)
-        system[:split, split:] -= coupling
-        system[split:, :split] -= coupling.T
         try:
-            move = np.linalg.solve(system, J @ miss / DELTA - gradient)
+            move, push = _newton_step(J, M, gradient, miss)
         except np.linalg.LinAlgError:
             break
-        u = u + (miss - move @ J) / DELTA
+        u = u + push
         left, right = left + move[:split].reshape(left.shape), right + move[split:].reshape(right.shape)
     return best

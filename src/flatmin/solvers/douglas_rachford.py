@@ -35,6 +35,9 @@ POLISH_BELOW, POLISH_TARGET = 1e-1, 1e-4
 SETTLE = 20.0
 """Blocks after which the step's freedom to move has halved."""
 
+SMALLEST_STEP = 1e-3
+"""Smallest step, where the largest singular value of the minimum-Frobenius point is 1."""
+
 
 class _State(eqx.Module):
     Z: Float[Array, "d1 d2"]
@@ -200,16 +203,32 @@ def _advance(white: Whitened, state: _State, relaxation: float, target: float, s
     return jax.lax.while_loop(unfinished, lambda state: _block(white, state, jnp.asarray(relaxation)), state)
 
 
+def shrink(
+    matrix: Float[Array, "d1 d2"], threshold: Float[Array, ""]
+) -> tuple[Float[Array, "d1 d2"], Int[Array, ""]]:
+    """Singular value thresholding, `U max(S - t, 0) V^T`, and the number of singular values above t.
+
+    By the eigenvectors of the smaller Gram matrix, three times as fast as a singular value decomposition. The
+    singular values lost to squaring are those far below t, which vanish: the error is about
+    `eps (s_1 / t)^2 s_1 / 2`, and the certificate never goes this way.
+    """
+    if matrix.shape[0] < matrix.shape[1]:
+        result, rank = shrink(matrix.T, threshold)
+        return result.T, rank
+    squares, V = jnp.linalg.eigh(matrix.T @ matrix)
+    values = jnp.sqrt(jnp.maximum(squares, threshold**2))
+    return ((matrix @ V) * (1 - threshold / values)) @ V.T, jnp.sum(squares > threshold**2)
+
+
 def _block(white: Whitened, state: _State, relaxation: Array) -> _State:
     def iterate(_, carry):
         Z, step, next_step, *_ = carry
-        U, s, Vt = jnp.linalg.svd(Z, full_matrices=False)
-        X = (U * jnp.maximum(s - step, 0)) @ Vt
+        X, rank = shrink(Z, step)
         subgradient = (Z - X) / step
         Z = X + next_step * subgradient  # the same pair (X, subgradient) at another step
         miss = white.forward(2 * X - Z) - white.targets
         P = 2 * X - Z - white.adjoint(miss)
-        return Z + relaxation * (P - X), next_step, next_step, X, P, subgradient, miss, jnp.sum(s > step)
+        return Z + relaxation * (P - X), next_step, next_step, X, P, subgradient, miss, rank
 
     zeros = jnp.zeros_like(state.Z)
     carry = (state.Z, state.step, state.next_step, zeros, zeros, zeros, jnp.zeros_like(white.targets), state.rank)
@@ -224,7 +243,7 @@ def _block(white: Whitened, state: _State, relaxation: Array) -> _State:
         state,
         Z=Z,
         step=step,
-        next_step=jnp.where(jnp.isfinite(ratio), step * ratio, step),
+        next_step=jnp.where(jnp.isfinite(ratio), jnp.maximum(step * ratio, SMALLEST_STEP), step),
         change=change,
         rank=rank,
         iterations=state.iterations + BLOCK,
