@@ -1,0 +1,131 @@
+"""Programme, method, and the one verb between them.
+
+A programme says *what*: `min N(X) s.t. A(X) = b` for a norm `N`. With the polar norm `N°(Z) = max <Z, X> / N(X)` its
+dual is `max b.y s.t. N°(A*(y)) <= 1`, so those two norms are all that a certificate needs. A method says *how*.
+"""
+
+import abc
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flatmin._core import Solution, UsageError, check_finite, check_positive, check_shape, is_traced, require_float64
+from flatmin.measurements import AbstractMeasurements
+
+
+class AbstractProgram(eqx.Module):
+    """`min N(X) s.t. A(X) = b`.
+
+    Attributes:
+        measurements: `A`, in float64.
+        targets: `b`, shape (m,), finite, float64.
+    """
+
+    measurements: eqx.AbstractVar[AbstractMeasurements]
+    targets: eqx.AbstractVar[Array]
+
+    def __check_init__(self):
+        if is_traced(self.targets, *_floats(self.measurements)):
+            raise UsageError(
+                "targets, measurements: got traced values, expected arrays; a solve decides on the host when to stop: "
+                "call it outside jit, vmap and grad"
+            )
+        check_shape("targets", self.targets, (self.measurements.num_measurements,))
+        require_float64(type(self).__name__, self.targets, *_floats(self.measurements))
+        check_finite("targets", self.targets)
+
+    @abc.abstractmethod
+    def norm(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
+        """The objective `N(X)`."""
+
+    @abc.abstractmethod
+    def polar_norm(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
+        """`N°(Z) = max { <Z, X> : N(X) <= 1 }`."""
+
+
+def _floats(measurements: AbstractMeasurements) -> list[Array]:
+    return jax.tree.leaves(eqx.filter(measurements, eqx.is_inexact_array))
+
+
+class AbstractMethod(eqx.Module):
+    """A way to solve some programmes."""
+
+    @abc.abstractmethod
+    def run(self, program: AbstractProgram, tolerance: float, max_iterations: int) -> Solution:
+        """Solve, and return whatever was reached: never raises for an outcome."""
+
+
+class Auto(AbstractMethod):
+    """Let `select_method` choose."""
+
+    def run(self, program: AbstractProgram, tolerance: float, max_iterations: int) -> Solution:
+        """Run the method chosen by `select_method`."""
+        return select_method(program).run(program, tolerance, max_iterations)
+
+
+@functools.singledispatch
+def select_method(program: AbstractProgram) -> AbstractMethod:
+    """The method that `Auto` would use; nothing is run.
+
+    Args:
+        program: the programme.
+
+    Returns:
+        A method, ready to pass to `solve`.
+
+    Raises:
+        UsageError: if no method is known for this kind of programme.
+    """
+    raise UsageError(
+        f"program: no method is known for {type(program).__name__}; register one with select_method.register"
+    )
+
+
+_AUTO = Auto()
+
+
+def solve(
+    program: AbstractProgram,
+    method: AbstractMethod = _AUTO,
+    *,
+    tolerance: float = 1e-9,
+    max_iterations: int = 20_000,
+    throw: bool = True,
+) -> Solution:
+    """Solve a convex programme and certify the answer.
+
+    The result is accepted only on its certificate, recomputed from the point and the multipliers alone: relative
+    gap `<= tolerance` and relative residual `<= 1e-10` (see `certify`).
+
+    Args:
+        program: what to solve.
+        method: how; `Auto()` asks `select_method(program)`.
+        tolerance: largest accepted relative gap `|primal - dual| / max(|primal|, tiny)`.
+        max_iterations: limit for iterative methods.
+        throw: raise on any outcome but success; otherwise the outcome is a code in the result.
+
+    Returns:
+        The solution: matrix, dual, both values, gap, residual, iterations, outcome, and in `stats` the singular
+        values, the rank with its tolerance and the seconds spent in each part.
+
+    Raises:
+        UsageError: for a tolerance or a limit that is not positive, or a method that cannot solve the programme.
+        JobError: if `throw` and the outcome is not a success.
+    """
+    check_positive("tolerance", tolerance)
+    check_positive("max_iterations", max_iterations)
+    solution = method.run(program, float(tolerance), int(max_iterations))
+    return solution.raise_if_failed() if throw else solution
+
+
+def nuclear_norm(matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
+    """`||X||_*`, the sum of the singular values."""
+    return jnp.sum(jnp.linalg.svd(matrix, compute_uv=False))
+
+
+def operator_norm(matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
+    """`||X||_op`, the largest singular value."""
+    return jnp.linalg.svd(matrix, compute_uv=False)[0]

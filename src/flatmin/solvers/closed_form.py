@@ -1,0 +1,52 @@
+"""The closed form of the minimum-Frobenius interpolator."""
+
+import time
+
+import jax.numpy as jnp
+
+from flatmin._core import Outcome, Solution, UsageError
+from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
+from flatmin.solvers._solution import certified, infeasible, zero
+from flatmin.solvers._whiten import whiten
+from flatmin.solvers.certificate import certify
+from flatmin.solvers.programs import MinFrobenius
+
+
+class ClosedForm(AbstractMethod):
+    """`X = A*((A A*)^+ b)` for `MinFrobenius`; one factorisation, no iterations."""
+
+    def run(self, program: AbstractProgram, tolerance: float, max_iterations: int) -> Solution:
+        """Solve `min ||X||_F s.t. A(X) = b`; the dual point is `(A A*)^+ b / ||X||_F`.
+
+        Raises:
+            UsageError: for another programme, or m too large for its Gram matrix.
+        """
+        del max_iterations
+        if not isinstance(program, MinFrobenius):
+            raise UsageError(
+                f"method: got ClosedForm for {type(program).__name__}, expected MinFrobenius; use Auto()"
+            )
+        if not bool(jnp.any(program.targets)):
+            return zero(program, "ClosedForm")
+        start = time.perf_counter()
+        white, proof = whiten(program.measurements, program.targets)
+        weights = white.targets
+        matrix = white.adjoint(weights)
+        if proof is not None:
+            return infeasible(program, matrix, proof, "ClosedForm")
+        dual = white.multipliers(weights) / jnp.linalg.norm(matrix)
+        certificate = certify(program, matrix, dual)
+        return certified(
+            certificate,
+            tolerance,
+            method="ClosedForm",
+            iterations=0,
+            shortfall=Outcome.stalled,
+            stats={"seconds": {"total": time.perf_counter() - start}},
+        )
+
+
+@select_method.register
+def _(program: MinFrobenius) -> AbstractMethod:
+    del program
+    return ClosedForm()
