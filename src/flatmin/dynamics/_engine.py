@@ -92,18 +92,14 @@ def advance(
 
         arrays, in_range = jax.lax.while_loop(wanted, body, (arrays, jnp.array(True)))
         state = eqx.combine(arrays, static)
-        finite = [
-            jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(eqx.filter(state.params, eqx.is_inexact_array))
-        ]
+        finite = [jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(eqx.filter(state.params, eqx.is_inexact_array))]
         return state, in_range, jnp.stack(finite).all()
 
     return _lift(one, runs)(batched, draws, state, stop)
 
 
 @eqx.filter_jit
-def measure(
-    runs: bool, batched: PyTree, shared: PyTree, fn: Any, of_objective: bool, params: PyTree
-) -> PyTree:
+def measure(runs: bool, batched: PyTree, shared: PyTree, fn: Any, of_objective: bool, params: PyTree) -> PyTree:
     """`fn(params)`, or `fn(objective, params)` with each run's own objective."""
 
     def one(batched, params):

@@ -148,8 +148,7 @@ def run(
     for name, record in records.items():
         if not isinstance(record, Record):
             raise UsageError(
-                f"records: {name!r} is a {type(record).__name__}, expected a Record; "
-                "write Record(fn, every=100)"
+                f"records: {name!r} is a {type(record).__name__}, expected a Record; write Record(fn, every=100)"
             )
     times = {name: record.times(steps) for name, record in records.items()}
     due = _by_step(times)
@@ -207,11 +206,7 @@ def strong(tree: PyTree) -> PyTree:
     """
 
     def definite(leaf: Any) -> Any:
-        return (
-            jnp.asarray(leaf, dtype=leaf.dtype)
-            if eqx.is_array(leaf) or isinstance(leaf, np.ndarray)
-            else leaf
-        )
+        return jnp.asarray(leaf, dtype=leaf.dtype) if eqx.is_array(leaf) or isinstance(leaf, np.ndarray) else leaf
 
     return jax.tree.map(definite, tree)
 
@@ -308,14 +303,11 @@ def _load(
     meta, leaves = found
     path, position = store.checkpoint.path, meta["position"]
     if position > steps:
-        raise UsageError(
-            f"steps: got {steps}, but {path} has already done {position}; ask for at least as many"
-        )
+        raise UsageError(f"steps: got {steps}, but {path} has already done {position}; ask for at least as many")
     stored = {name: np.asarray(held[0]) for name, held in meta["records"].items()}
     if set(stored) != set(measures):
         raise UsageError(
-            f"records: got {sorted(measures)}, but {path} holds {sorted(stored)}; "
-            "keep the names, or delete the file"
+            f"records: got {sorted(measures)}, but {path} holds {sorted(stored)}; keep the names, or delete the file"
         )
     divergence = np.asarray(meta["divergence"])
     goes_on = (divergence < 0).any()
@@ -338,9 +330,7 @@ def _load(
     return _Point(position, eqx.combine(state, static), divergence, len(log))
 
 
-def _result(
-    model: Model, point: _Point, log: Log, measures: Mapping[str, Any], *, interrupted: bool
-) -> TrainResult:
+def _result(model: Model, point: _Point, log: Log, measures: Mapping[str, Any], *, interrupted: bool) -> TrainResult:
     ensemble = model.runs is not None
     histories = {}
     for name in measures:

@@ -91,9 +91,7 @@ def fingerprint(dynamics: Any, objective: Any, params: PyTree, key: Key[Array, "
     Returns:
         Part -> hash (or version).
     """
-    versions = {
-        name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flatmin") if _installed(name)
-    }
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flatmin") if _installed(name)}
     return {
         "dynamics": _digest(dynamics),
         "objective": _digest(objective),
@@ -186,9 +184,7 @@ class Store:
             raise UsageError(f"checkpoint: {path} is not a flatmin checkpoint; choose another path")
         head, _, body = raw.partition(b"\n")
         if head[len(_MAGIC) :] != hashlib.sha256(body).hexdigest().encode():
-            raise UsageError(
-                f"checkpoint: {path} is damaged (checksum mismatch); delete it to start the run again"
-            )
+            raise UsageError(f"checkpoint: {path} is damaged (checksum mismatch); delete it to start the run again")
         with np.load(io.BytesIO(body), allow_pickle=False) as archive:
             header = json.loads(archive["header"].tobytes())
             leaves = [archive[f"leaf{i}"] for i in range(header["leaves"])]
@@ -213,9 +209,7 @@ def restore(like: PyTree, leaves: list[np.ndarray]) -> PyTree:
         A pytree of JAX arrays.
     """
     expected, structure = jax.tree.flatten(like)
-    arrays = [
-        jnp.asarray(leaf.view(e.dtype), dtype=e.dtype) for leaf, e in zip(leaves, expected, strict=True)
-    ]
+    arrays = [jnp.asarray(leaf.view(e.dtype), dtype=e.dtype) for leaf, e in zip(leaves, expected, strict=True)]
     return jax.tree.unflatten(structure, arrays)
 
 

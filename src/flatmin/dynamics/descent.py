@@ -47,16 +47,12 @@ def _descend(
     floats, rest = eqx.partition(state.params, eqx.is_inexact_array)
     velocity = None
     if dynamics.weight_decay is not None:
-        direction = jax.tree.map(
-            lambda g, w: g + dynamics.weight_decay.astype(w.dtype) * w, direction, floats
-        )
+        direction = jax.tree.map(lambda g, w: g + dynamics.weight_decay.astype(w.dtype) * w, direction, floats)
     if dynamics.momentum is not None:
         direction = velocity = jax.tree.map(
             lambda v, g: dynamics.momentum.astype(v.dtype) * v + g, state.buffers, direction
         )
-    floats = jax.tree.map(
-        lambda w, v: w - value_at(dynamics.learning_rate, state.step, w.dtype) * v, floats, direction
-    )
+    floats = jax.tree.map(lambda w, v: w - value_at(dynamics.learning_rate, state.step, w.dtype) * v, floats, direction)
     info = StepInfo(value, value_at(dynamics.learning_rate, state.step, value.dtype))
     return DynamicsState(eqx.combine(floats, rest), state.step + 1, velocity), info
 
@@ -86,13 +82,13 @@ class GradientDescent(AbstractDynamics):
         """Step 0, zero velocity."""
         return _init(self.momentum, params)
 
-    def draw(self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype) -> tuple:  # noqa: ARG002
+    def draw(self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype) -> tuple:
         """Nothing is random."""
         return ()
 
     def update(
         self,
-        draws: tuple,  # noqa: ARG002
+        draws: tuple,
         objective: AbstractObjective,
         state: DynamicsState,
     ) -> tuple[DynamicsState, StepInfo]:
@@ -125,7 +121,7 @@ class StochasticGradientDescent(AbstractDynamics):
         """Step 0, zero velocity."""
         return _init(self.momentum, params)
 
-    def draw(self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype) -> Int[Array, " B"]:  # noqa: ARG002
+    def draw(self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype) -> Int[Array, " B"]:
         """The batch's indices, from the first half of the key."""
         return _batch(jax.random.split(key)[0], self.batch_size, objective.num_samples)
 

@@ -84,8 +84,7 @@ def train_ensemble(
     runs = keys.shape[0] if getattr(keys, "ndim", 0) == 1 else 0
     if runs == 0:
         raise UsageError(
-            f"keys: got shape {getattr(keys, 'shape', ())}, expected (runs,); "
-            "write jax.random.split(key, runs)"
+            f"keys: got shape {getattr(keys, 'shape', ())}, expected (runs,); write jax.random.split(key, runs)"
         )
     params = strong(params)
     if not batched_params:

@@ -84,9 +84,7 @@ class Record:
             inner = np.arange(0, steps, self.every)
         else:
             if self.at and self.at[-1] > steps:
-                raise UsageError(
-                    f"at: got step {self.at[-1]}, expected steps <= {steps}, the length of the run"
-                )
+                raise UsageError(f"at: got step {self.at[-1]}, expected steps <= {steps}, the length of the run")
             inner = np.asarray(self.at, dtype=np.int64)
         return np.union1d(inner, [0, steps]).astype(np.int64)
 

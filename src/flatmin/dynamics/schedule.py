@@ -44,8 +44,7 @@ class Piecewise(AbstractSchedule):
         pieces = self.boundaries.shape[0] + 1
         if self.values.ndim < 1 or self.values.shape[-1] != pieces:
             raise UsageError(
-                f"values: got shape {self.values.shape}, expected {pieces} value(s), "
-                "one more than there are boundaries"
+                f"values: got shape {self.values.shape}, expected {pieces} value(s), one more than there are boundaries"
             )
         if not is_traced(self.boundaries):
             bounds = np.asarray(self.boundaries)
@@ -69,9 +68,7 @@ def hyperparameter(value: Any) -> Any:
     return value if value is None or isinstance(value, AbstractSchedule) else _floats(value)
 
 
-def check_hyperparameter(
-    argument: str, value: Any, accept: Callable[[np.ndarray], np.ndarray], expected: str
-) -> None:
+def check_hyperparameter(argument: str, value: Any, accept: Callable[[np.ndarray], np.ndarray], expected: str) -> None:
     """Refuse a hyperparameter out of range; silent for `None` and traced values.
 
     Args:

@@ -57,9 +57,7 @@ def train(
     for path, batched in jax.tree_util.tree_leaves_with_path(run_axes(dynamics)):
         if batched:
             name = jax.tree_util.keystr(path).lstrip(".")
-            raise UsageError(
-                f"dynamics: {name} has one value per run; use train_ensemble, or pass a single number"
-            )
+            raise UsageError(f"dynamics: {name} has one value per run; use train_ensemble, or pass a single number")
     model = (dynamics, objective)
     return run(
         Model(model, jax.tree.map(lambda _: False, model), runs=None),

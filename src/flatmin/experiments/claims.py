@@ -153,9 +153,7 @@ def claims_from_json(text: str) -> tuple[Claim, ...]:
     try:
         return tuple(Claim.model_validate_json(json.dumps(entry)) for entry in json.loads(text))
     except (ValidationError, ValueError, TypeError) as error:
-        raise JobError(
-            f"claims: the text is not a list of claims ({type(error).__name__}: {error})"
-        ) from error
+        raise JobError(f"claims: the text is not a list of claims ({type(error).__name__}: {error})") from error
 
 
 def claims_table(claims: Iterable[Claim], title: str = "Claims") -> "Table":

@@ -50,9 +50,7 @@ def git_state(path: pathlib.Path) -> str | None:
     """
     git = shutil.which("git")
     folder = path if path.is_dir() else path.parent
-    if git is None or (
-        path.is_file() and _git(git, folder, "ls-files", "--error-unmatch", path.name) is None
-    ):
+    if git is None or (path.is_file() and _git(git, folder, "ls-files", "--error-unmatch", path.name) is None):
         return None
     commit = _git(git, folder, "rev-parse", "HEAD")
     if commit is None:

@@ -242,12 +242,8 @@ def changed_files(folder: pathlib.Path) -> list[str]:
     Returns:
         Relative names; empty when all is as written.
     """
-    listed = {name: "" for name in ("spec.json", "claims.json")} | read_checksums(folder)
-    return [
-        name
-        for name, digest in listed.items()
-        if not (folder / name).is_file() or sha256(folder / name) != digest
-    ]
+    listed = dict.fromkeys(("spec.json", "claims.json"), "") | read_checksums(folder)
+    return [name for name, digest in listed.items() if not (folder / name).is_file() or sha256(folder / name) != digest]
 
 
 def rewrite_derived(run: Run, render: Callable[[Run, pathlib.Path], None]) -> None:
@@ -328,18 +324,14 @@ def _read(folder: pathlib.Path) -> Run:
             settings=tuple(Setting(**s) for s in plain["settings"]),
             provenance=plain["provenance"],
             claims=claims_from_json(json.dumps(results["claims"])),
-            certificates=tuple(
-                Certificate.model_validate_json(json.dumps(c)) for c in results["certificates"]
-            ),
+            certificates=tuple(Certificate.model_validate_json(json.dumps(c)) for c in results["certificates"]),
         )
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise JobError(
             f"run: {folder} cannot be read ({type(error).__name__}: {error}); it is damaged or was not written by flatmin"
         ) from error
     if run_id(experiment.name, experiment.version, run.spec) != run.id:
-        raise JobError(
-            f"run: {folder} has a spec that does not belong to its id {run.id}; it was edited by hand"
-        )
+        raise JobError(f"run: {folder} has a spec that does not belong to its id {run.id}; it was edited by hand")
     return run
 
 

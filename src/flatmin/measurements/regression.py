@@ -37,9 +37,7 @@ class RegressionMeasurements(AbstractMeasurements):
         check_shape("inputs", self.inputs, ("n", "d"))
         check_at_least("num_outputs", self.num_outputs, 1)
         if 0 in self.inputs.shape:
-            raise UsageError(
-                f"inputs: got shape {self.inputs.shape}; at least one sample and one feature are needed"
-            )
+            raise UsageError(f"inputs: got shape {self.inputs.shape}; at least one sample and one feature are needed")
 
     @property
     def matrix_shape(self) -> tuple[int, int]:

@@ -3,22 +3,22 @@
 Importing this room imports neither matplotlib nor plotly; drawing does.
 """
 
-from flatmin.report.datasets import from_dataset as from_dataset
-from flatmin.report.datasets import to_dataset as to_dataset
-from flatmin.report.figures import Axis as Axis
-from flatmin.report.figures import Figure as Figure
-from flatmin.report.figures import HeatmapPanel as HeatmapPanel
-from flatmin.report.figures import ImagePanel as ImagePanel
-from flatmin.report.figures import Panel as Panel
-from flatmin.report.figures import ReferenceLine as ReferenceLine
-from flatmin.report.figures import Series as Series
+from flatmin.experiments.figure_data import figure_data as figure_data
+from flatmin.experiments.figure_data import figures_of as figures_of
+from flatmin.experiments.figure_data import from_dataset as from_dataset
+from flatmin.experiments.figure_data import to_dataset as to_dataset
+from flatmin.experiments.figures import Axis as Axis
+from flatmin.experiments.figures import Figure as Figure
+from flatmin.experiments.figures import HeatmapPanel as HeatmapPanel
+from flatmin.experiments.figures import ImagePanel as ImagePanel
+from flatmin.experiments.figures import Panel as Panel
+from flatmin.experiments.figures import ReferenceLine as ReferenceLine
+from flatmin.experiments.figures import Series as Series
 from flatmin.report.matplotlib_renderer import matplotlib_bytes as matplotlib_bytes
 from flatmin.report.matplotlib_renderer import to_matplotlib as to_matplotlib
 from flatmin.report.matplotlib_renderer import write_matplotlib as write_matplotlib
 from flatmin.report.page import render_page as render_page
 from flatmin.report.plotly_renderer import to_plotly as to_plotly
-from flatmin.report.rendering import figure_data as figure_data
-from flatmin.report.rendering import figures_of as figures_of
 from flatmin.report.rendering import render_run as render_run
 from flatmin.report.tables import ValueTable as ValueTable
 from flatmin.report.tables import value_tables as value_tables

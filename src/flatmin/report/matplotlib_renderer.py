@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flatmin._core import choose
-from flatmin.report import style
-from flatmin.report.figures import (
+from flatmin.experiments.figures import (
     Figure,
     HeatmapPanel,
     ImagePanel,
@@ -21,6 +20,7 @@ from flatmin.report.figures import (
     grid_of,
     has_missing,
 )
+from flatmin.report import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -180,9 +180,7 @@ def _set_axis(ax: "Axes", panel: Panel, name: Any) -> None:
         decades = np.log10(high / low)
         narrow = decades < 1.5
         drawn.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if narrow else (1,), numticks=6))
-        drawn.set_minor_locator(
-            LogLocator(base=10, subs=tuple(range(2, 10)) if decades < 7 else (1,), numticks=60)
-        )
+        drawn.set_minor_locator(LogLocator(base=10, subs=tuple(range(2, 10)) if decades < 7 else (1,), numticks=60))
         drawn.set_minor_formatter(NullFormatter())
     else:
         drawn.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
@@ -241,9 +239,7 @@ def _draw_heatmap(ax: "Axes", panel: HeatmapPanel) -> None:
 
     low, high = style.color_range(panel)
     norm = (LogNorm if panel.color.log else Normalize)(low, high)
-    image = ax.imshow(
-        grid_of(panel), origin="lower", cmap="gray", norm=norm, aspect="auto", interpolation="nearest"
-    )
+    image = ax.imshow(grid_of(panel), origin="lower", cmap="gray", norm=norm, aspect="auto", interpolation="nearest")
     _mark_missing(ax, grid_of(panel))
     for name, values in (("x", np.asarray(panel.x_values)), ("y", np.asarray(panel.y_values))):
         axis = getattr(panel, name)

@@ -14,11 +14,11 @@ from typing import Any
 
 from flatmin.experiments.certificates import Certificate
 from flatmin.experiments.claims import Claim
+from flatmin.experiments.figures import Figure, Panel, has_missing
 from flatmin.experiments.numbers import format_number
 from flatmin.experiments.runs import Run
 from flatmin.experiments.specs import Setting
 from flatmin.report import style
-from flatmin.report.figures import Figure, Panel, has_missing
 from flatmin.report.plotly_renderer import panel_to_plotly
 from flatmin.report.tables import ValueTable, value_tables
 
@@ -120,7 +120,7 @@ def _claims(claims: tuple[Claim, ...]) -> str:
         sub = "; ".join(html.escape(t) for t in (claim.source, claim.note) if t)
         statement = f"<strong>{html.escape(claim.name)}</strong><br>{html.escape(claim.statement)}"
         statement += f"<br><small>{sub}</small>" if sub else ""
-        margin = "" if claim.margin != claim.margin else format_number(claim.margin, 3)  # noqa: PLR0124 - NaN
+        margin = "" if claim.margin != claim.margin else format_number(claim.margin, 3)
         cells = (
             _badge(claim.verdict),
             statement,
@@ -132,9 +132,7 @@ def _claims(claims: tuple[Claim, ...]) -> str:
         "in the units of the measurement; it is negative where the claim does not hold."
     )
     header = ("Verdict", "Claim", "Predicted", "Measured [interval]", "Margin")
-    return (
-        f"<p>{'; '.join(counts)}.</p>{_table('Claims', header, rows, stack=True)}<p class='note'>{note}</p>"
-    )
+    return f"<p>{'; '.join(counts)}.</p>{_table('Claims', header, rows, stack=True)}<p class='note'>{note}</p>"
 
 
 def _badge(verdict: str) -> str:
@@ -148,11 +146,7 @@ def _settings(settings: tuple[Setting, ...]) -> str:
     rows = []
     for s in settings:
         origin = f'<span class="origin {s.origin}">{"the paper’s" if s.origin == "paper" else "ours"}</span>'
-        value = (
-            format_number(s.value, 8)
-            if isinstance(s.value, float)
-            else json.dumps(s.value, ensure_ascii=False)
-        )
+        value = format_number(s.value, 8) if isinstance(s.value, float) else json.dumps(s.value, ensure_ascii=False)
         rows.append(
             (
                 f"<code>{html.escape(s.name)}</code>",
@@ -260,9 +254,7 @@ def _certificates(certificates: tuple[Certificate, ...]) -> str:
             else '<span class="badge bad"><span aria-hidden="true">✗</span> '
         )
         outcome = f"{mark}{html.escape(c.outcome.replace('_', ' '))}</span>"
-        rows.append(
-            (html.escape(c.name), html.escape(c.method), *numbers, *small, f"{c.iterations:,}", outcome)
-        )
+        rows.append((html.escape(c.name), html.escape(c.method), *numbers, *small, f"{c.iterations:,}", outcome))
     header = (
         "Solved",
         "Method",
@@ -273,7 +265,9 @@ def _certificates(certificates: tuple[Certificate, ...]) -> str:
         "Iterations",
         "Outcome",
     )
-    note = "The optimum lies between the dual bound and the primal value; both were computed from the stored points alone."
+    note = (
+        "The optimum lies between the dual bound and the primal value; both were computed from the stored points alone."
+    )
     return f"{_table('Certificates', header, rows, stack=True)}<p class='note'>{note}</p>"
 
 

@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flatmin.experiments.numbers import format_number
-from flatmin.report import style
-from flatmin.report.figures import (
+from flatmin.experiments.figures import (
     AnyPanel,
     Axis,
     Figure,
@@ -18,6 +16,8 @@ from flatmin.report.figures import (
     Series,
     grid_of,
 )
+from flatmin.experiments.numbers import format_number
+from flatmin.report import style
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -43,9 +43,7 @@ def to_plotly(figure: Figure) -> "go.Figure":
     height = 60 + rows * (_PANEL_HEIGHT + 40)
     drawn = go.Figure(layout=_layout(height=height, margin={"l": 60, "r": 20, "t": 70, "b": 110}))
     drawn.update_layout(title={"text": html.escape(figure.title, quote=False), "font": {"size": 16}, "x": 0})
-    drawn.update_layout(
-        legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom", "x": 0}
-    )
+    drawn.update_layout(legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom", "x": 0})
     shown: set[str] = set()
     for index, panel in enumerate(figure.panels):
         row, column = divmod(index, columns)
@@ -107,9 +105,7 @@ def panel_to_plotly(panel: AnyPanel, styles: dict[str, style.Style]) -> "go.Figu
         rows, columns = grid_of(panel).shape
         height = int(np.clip(380 * rows / columns, 120, 420))
     margin = {"l": 8, "r": 12, "t": 10, "b": 8}
-    return go.Figure(
-        traces, _layout(height=height, margin=margin, showlegend=False, xaxis=x_axis, yaxis=y_axis)
-    )
+    return go.Figure(traces, _layout(height=height, margin=margin, showlegend=False, xaxis=x_axis, yaxis=y_axis))
 
 
 def panel_parts(
@@ -249,9 +245,7 @@ def _series_traces(series: Series, look: style.Style, panel: Panel, floor: float
     return traces
 
 
-def _polygons(
-    x: np.ndarray, low: np.ndarray, high: np.ndarray, *, stepped: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _polygons(x: np.ndarray, low: np.ndarray, high: np.ndarray, *, stepped: bool) -> tuple[np.ndarray, np.ndarray]:
     """Outlines of a band, one polygon for each stretch without gaps, parted by NaN."""
     good = np.isfinite(x) & np.isfinite(low) & np.isfinite(high)
     xs: list[np.ndarray] = []
@@ -269,9 +263,7 @@ def _polygons(
     return np.concatenate(xs or [np.array([np.nan])]), np.concatenate(ys or [np.array([np.nan])])
 
 
-def _reference_trace(
-    line: ReferenceLine, look: style.Style, ranges: dict[str, tuple[float, float]]
-) -> dict[str, Any]:
+def _reference_trace(line: ReferenceLine, look: style.Style, ranges: dict[str, tuple[float, float]]) -> dict[str, Any]:
     value = np.full(2, float(line.value))
     across = np.array(ranges["x" if line.axis == "y" else "y"])
     label = html.escape(line.label, quote=False)

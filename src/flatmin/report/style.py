@@ -6,8 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from flatmin.experiments.numbers import power_of_ten
-from flatmin.report.figures import (
+from flatmin.experiments.figures import (
     Axis,
     Figure,
     HeatmapPanel,
@@ -17,6 +16,7 @@ from flatmin.report.figures import (
     Series,
     grid_of,
 )
+from flatmin.experiments.numbers import power_of_ten
 
 # Okabe and Ito's colours without yellow (too light on white), darkest first
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -131,9 +131,7 @@ def legend_of(figure: Figure) -> tuple[LegendEntry, ...]:
     first: dict[str, LegendEntry] = {}
     for series in _series_of(figure):
         mark: Literal["line", "points", "band"] = "line" if series.kind == "steps" else series.kind
-        first.setdefault(
-            series.label, LegendEntry(series.label, styles[series.label], mark, series.low is not None)
-        )
+        first.setdefault(series.label, LegendEntry(series.label, styles[series.label], mark, series.low is not None))
     for line in _lines_of(figure):
         first.setdefault(line.label, LegendEntry(line.label, styles[line.label], "line", interval=False))
     return tuple(first[label] for label in styles)

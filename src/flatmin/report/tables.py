@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from flatmin.experiments.figures import AnyPanel, Figure, HeatmapPanel, ImagePanel, Panel, Series, grid_of
 from flatmin.experiments.numbers import format_interval, format_number
-from flatmin.report.figures import AnyPanel, Figure, HeatmapPanel, ImagePanel, Panel, Series, grid_of
 
 _MOST_POINTS = 40
 _MOST_CELLS = 900
@@ -89,9 +89,7 @@ def _point_values(panel: Panel, series: Series) -> ValueTable:
 def _grid_table(panel: HeatmapPanel) -> ValueTable:
     x_values, y_values = np.asarray(panel.x_values), np.asarray(panel.y_values)
     header = (f"{panel.y.text} ↓, {panel.x.text} →", *map(format_number, x_values))
-    rows = [
-        (format_number(v), *map(format_number, row)) for v, row in zip(y_values, grid_of(panel), strict=True)
-    ]
+    rows = [(format_number(v), *map(format_number, row)) for v, row in zip(y_values, grid_of(panel), strict=True)]
     return ValueTable(f"{panel.title}: {panel.color.text}", header, tuple(reversed(rows)))
 
 
@@ -101,9 +99,7 @@ def _grid_summary(panel: HeatmapPanel | ImagePanel) -> ValueTable:
     numbers = (known.min(), known.mean(), known.max()) if known.size else (np.nan,) * 3
     size = f"{values.shape[0]} × {values.shape[1]}"
     header = ("size (rows × columns)", "smallest", "mean", "largest", "not measured")
-    return ValueTable(
-        panel.title, header, ((size, *map(format_number, numbers), str(int(np.isnan(values).sum()))),)
-    )
+    return ValueTable(panel.title, header, ((size, *map(format_number, numbers), str(int(np.isnan(values).sum()))),))
 
 
 def _interval(series: Series, index: int) -> str:

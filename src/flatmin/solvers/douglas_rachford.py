@@ -139,9 +139,7 @@ class DouglasRachford(AbstractMethod):
             },
         )
 
-    def _iterate(
-        self, white: Whitened, tolerance: float, max_iterations: int
-    ) -> tuple[_State, Outcome, bool, float]:
+    def _iterate(self, white: Whitened, tolerance: float, max_iterations: int) -> tuple[_State, Outcome, bool, float]:
         state = _start(white, self.first_step)
         # stop a little below the tolerance: the certificate is measured in the user's coordinates
         tolerance, seconds = 0.5 * tolerance, 0.0
@@ -203,9 +201,7 @@ def _advance(white: Whitened, state: _State, relaxation: float, target: float, s
     return jax.lax.while_loop(unfinished, lambda state: _block(white, state, jnp.asarray(relaxation)), state)
 
 
-def shrink(
-    matrix: Float[Array, "d1 d2"], threshold: Float[Array, ""]
-) -> tuple[Float[Array, "d1 d2"], Int[Array, ""]]:
+def shrink(matrix: Float[Array, "d1 d2"], threshold: Float[Array, ""]) -> tuple[Float[Array, "d1 d2"], Int[Array, ""]]:
     """Singular value thresholding, `U max(S - t, 0) V^T`, and the number of singular values above t.
 
     By the eigenvectors of the smaller Gram matrix, three times as fast as a singular value decomposition. The

@@ -76,17 +76,11 @@ class Series:
                 f"{where}: got one end of the interval or none for a band, expected low and high; pass both"
             )
         lengths = {
-            name: len(np.asarray(v))
-            for name in ("x", "y", "low", "high")
-            if (v := getattr(self, name)) is not None
+            name: len(np.asarray(v)) for name in ("x", "y", "low", "high") if (v := getattr(self, name)) is not None
         }
         if len(set(lengths.values())) != 1 or lengths["x"] == 0:
             raise UsageError(f"{where}: got lengths {lengths}, expected one common length >= 1")
-        if (
-            self.low is not None
-            and self.high is not None
-            and np.any(np.asarray(self.low) > np.asarray(self.high))
-        ):
+        if self.low is not None and self.high is not None and np.any(np.asarray(self.low) > np.asarray(self.high)):
             raise UsageError(f"{where}: got low > high, expected low <= high; exchange them")
 
 

@@ -6,12 +6,13 @@ array is JSON in the variable `figure`. The round trip is exact, NaN and integer
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flatmin._core import UsageError
-from flatmin.report.figures import (
+from flatmin.experiments.figures import (
     AnyPanel,
     Axis,
     Figure,
@@ -21,6 +22,7 @@ from flatmin.report.figures import (
     ReferenceLine,
     Series,
 )
+from flatmin.experiments.runs import Run
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,6 +31,38 @@ _MARK = "figure"
 _FORMAT = 1
 _PANELS = {"curves": Panel, "heatmap": HeatmapPanel, "image": ImagePanel}
 _ARRAYS = {"x", "y", "low", "high", "x_values", "y_values", "values", "image"}
+
+
+def figure_data(figures: Iterable[Figure]) -> dict[str, "xr.Dataset"]:
+    """Figures as the datasets of a `RunContent`; they are stored as `data/figure-<n>-<key>.nc`.
+
+    Args:
+        figures: the figures, in the order of the page.
+
+    Returns:
+        Dataset by name.
+
+    Raises:
+        UsageError: if two figures share a key.
+    """
+    figures = list(figures)
+    keys = [f.key for f in figures]
+    if len(set(keys)) != len(keys):
+        raise UsageError(f"figures: got the keys {', '.join(keys)}, expected different ones; rename the repeated")
+    return {f"figure-{i:02d}-{f.key}": to_dataset(f) for i, f in enumerate(figures, start=1)}
+
+
+def figures_of(run: Run) -> dict[str, Figure]:
+    """The figures of a stored run.
+
+    Args:
+        run: the run.
+
+    Returns:
+        Figure by the name of its dataset, in the order of the page.
+    """
+    loaded = {name: run.dataset(name) for name in run.data_names}
+    return {name: from_dataset(dataset) for name, dataset in loaded.items() if is_figure(dataset)}
 
 
 def to_dataset(figure: Figure) -> "xr.Dataset":
@@ -101,16 +135,12 @@ def from_dataset(dataset: "xr.Dataset") -> Figure:
         raise UsageError("dataset: got one without a figure, expected what to_dataset wrote")
     plain = json.loads(str(dataset[_MARK].item()))
     if plain.pop("format") != _FORMAT:
-        raise UsageError(
-            f"dataset: got a figure of another format, expected {_FORMAT}; use the flatmin that wrote it"
-        )
+        raise UsageError(f"dataset: got a figure of another format, expected {_FORMAT}; use the flatmin that wrote it")
     panels = tuple(_panel(dataset, _letter(i), entry) for i, entry in enumerate(plain.pop("panels")))
     return Figure(panels=panels, **plain)
 
 
-def _put_series(
-    arrays: dict[str, Any], coordinates: dict[str, Any], name: str, panel: Panel, series: Series
-) -> None:
+def _put_series(arrays: dict[str, Any], coordinates: dict[str, Any], name: str, panel: Panel, series: Series) -> None:
     dimension = f"{name}_x"
     coordinates[dimension] = (dimension, series.x, _attributes(panel.x))
     for end in ("y", "low", "high"):
@@ -136,11 +166,7 @@ def _panel(dataset: "xr.Dataset", name: str, plain: dict[str, Any]) -> AnyPanel:
 
 
 def _series(dataset: "xr.Dataset", name: str, plain: dict[str, Any]) -> Series:
-    ends = {
-        e: dataset[f"{name}_{e}"].values
-        for e in ("x", "y", "low", "high")
-        if f"{name}_{e}" in dataset.variables
-    }
+    ends = {e: dataset[f"{name}_{e}"].values for e in ("x", "y", "low", "high") if f"{name}_{e}" in dataset.variables}
     return Series(**plain, **ends)
 
 
