@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from flatmin._core import UsageError, check_at_least, check_finite, check_shape
+from flatmin._core import UsageError, as_real, check_at_least, check_finite, check_shape
 from flatmin.measurements._base import AbstractMeasurements
 from flatmin.measurements._generic import (
     HIGHEST,
@@ -74,7 +74,7 @@ def dense(tensor: Float[Array, "m d1 d2"]) -> DenseMeasurements:
     Raises:
         UsageError: for a wrong shape, m = 0, NaN or infinite values.
     """
-    tensor = jnp.asarray(tensor)
+    tensor = as_real("tensor", tensor)
     check_finite("tensor", tensor)
     return DenseMeasurements(tensor)
 

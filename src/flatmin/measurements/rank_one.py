@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from flatmin._core import UsageError, check_at_least, check_finite, check_shape
+from flatmin._core import UsageError, as_real, check_at_least, check_finite, check_shape
 from flatmin.measurements._base import AbstractMeasurements
 from flatmin.measurements._generic import (
     HIGHEST,
@@ -74,7 +74,7 @@ def rank_one(left: Float[Array, "m d1"], right: Float[Array, "m d2"]) -> LowRank
     Raises:
         UsageError: for mismatched shapes, m = 0, NaN or infinite values.
     """
-    left, right = jnp.asarray(left), jnp.asarray(right)
+    left, right = as_real("left", left), as_real("right", right)
     check_shape("left", left, ("m", "d1"))
     check_shape("right", right, (left.shape[0], "d2"))
     check_finite("left", left)
@@ -94,7 +94,7 @@ def symmetric_rank_one(vectors: Float[Array, "m d"]) -> LowRankMeasurements:
     Raises:
         UsageError: for a wrong shape, m = 0, NaN or infinite values.
     """
-    vectors = jnp.asarray(vectors)
+    vectors = as_real("vectors", vectors)
     check_shape("vectors", vectors, ("m", "d"))
     return rank_one(vectors, vectors)
 
