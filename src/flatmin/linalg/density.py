@@ -5,6 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from flatmin._core import UsageError
@@ -49,7 +50,7 @@ class SpectralDensity(eqx.Module):
 
 
 def lanczos_density(
-    matvec: Matvec, size: int, dtype: jnp.dtype, *, order: int, num_probes: int, key: Key[Array, ""]
+    matvec: Matvec, size: int, dtype: DTypeLike, *, order: int, num_probes: int, key: Key[Array, ""]
 ) -> SpectralDensity:
     """Stochastic Lanczos quadrature with full reorthogonalisation.
 
@@ -76,7 +77,7 @@ def lanczos_density(
 
 
 @eqx.filter_jit
-def _quadrature(matvec: Matvec, keys: Key[Array, " probes"], size: int, dtype: jnp.dtype, order: int):
+def _quadrature(matvec: Matvec, keys: Key[Array, " probes"], size: int, dtype: DTypeLike, order: int):
     """Nodes and weights of each probe, one probe at a time."""
 
     def probe(probe_key):

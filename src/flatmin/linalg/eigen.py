@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
@@ -43,7 +44,7 @@ def eigenpair_residual(matvec: Matvec, vector: Float[Array, " p"]) -> tuple[Floa
 def extreme_eigenvector(
     matvec: Matvec,
     size: int,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     *,
     key: Key[Array, ""],
     end: Literal["highest", "lowest"] = "highest",

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from flatmin._core import UsageError, as_real, check_at_least, check_finite, check_shape
@@ -86,7 +87,7 @@ def _check_sizes(num_measurements: int, matrix_shape: tuple[int, int]) -> tuple[
 
 
 def gaussian(
-    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: jnp.dtype | None = None
+    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: DTypeLike | None = None
 ) -> DenseMeasurements:
     """Matrices with independent N(0, 1) entries; `(r, delta)`-RIP for m of order r (d1 + d2) [G, Ex. 1].
 
@@ -107,7 +108,7 @@ def gaussian(
 
 
 def bernoulli(
-    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: jnp.dtype | None = None
+    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: DTypeLike | None = None
 ) -> DenseMeasurements:
     """Matrices with independent entries +1 or -1, equally likely [G, Ex. 2].
 

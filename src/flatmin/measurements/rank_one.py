@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from flatmin._core import UsageError, as_real, check_at_least, check_finite, check_shape
@@ -100,7 +101,7 @@ def symmetric_rank_one(vectors: Float[Array, "m d"]) -> LowRankMeasurements:
 
 
 def bilinear_gaussian(
-    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: jnp.dtype | None = None
+    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: DTypeLike | None = None
 ) -> LowRankMeasurements:
     """`A_i = a_i b_i^T` with independent N(0, 1) entries in a_i and b_i.
 
