@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
@@ -13,10 +14,18 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # one folder of compiled programs for all test processes: most of the suite's time is compilation
 jax.config.update("jax_compilation_cache_dir", os.environ.get("FLATMIN_TEST_CACHE", ""))
 
-with install_import_hook("flatmin", "beartype.beartype"):
+with install_import_hook("flatmin", "typecheck.checked"):
     import flatmin  # noqa: F401
 
 
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def unchecked():
+    """No shape and type checker: what a user's mistake meets is the library's own sentence."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

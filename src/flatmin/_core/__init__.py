@@ -1,5 +1,6 @@
 """Results, outcomes, errors and the objective protocol; imported by every room, imports none."""
 
+from flatmin._core.checks import as_real as as_real
 from flatmin._core.checks import check_at_least as check_at_least
 from flatmin._core.checks import check_finite as check_finite
 from flatmin._core.checks import check_positive as check_positive

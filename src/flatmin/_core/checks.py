@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike
 
 from flatmin._core.errors import UsageError
 
@@ -12,6 +13,30 @@ from flatmin._core.errors import UsageError
 def is_traced(*arrays: Any) -> bool:
     """Whether any of the arrays is a tracer, so that its values cannot be looked at."""
     return any(isinstance(a, Tracer) for a in arrays)
+
+
+def as_real(argument: str, array: Any) -> Array:
+    """The array with a floating type: integers and booleans become JAX's default float.
+
+    Args:
+        argument: the argument's name, for the sentence.
+        array: anything that JAX can turn into an array.
+
+    Returns:
+        A floating point array; half and single precision are kept.
+
+    Raises:
+        UsageError: for complex numbers, text and other things that are not real numbers.
+    """
+    try:
+        values = jnp.asarray(array)
+    except TypeError as error:
+        raise UsageError(f"{argument}: got {type(array).__name__}, expected an array of real numbers") from error
+    if jnp.issubdtype(values.dtype, jnp.floating):
+        return values
+    if values.dtype == bool or jnp.issubdtype(values.dtype, jnp.integer):
+        return values.astype(jnp.result_type(float))
+    raise UsageError(f"{argument}: got {values.dtype}, expected real numbers")
 
 
 def check_finite(argument: str, array: Any) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from flatmin.flatness.deep_products import outer_grams, shift
+from flatmin.linalg import safe_norm
 from flatmin.measurements import kernel_form, moment_matrix
 from flatmin.parameterizations import DeepMatrix
 from flatmin.problems import RecoveryProblem
@@ -39,8 +40,8 @@ def stationarity(problem: RecoveryProblem, params: PyTree) -> Stationarity:
     """
     op = problem.measurements
     predictions = problem.predict(params)
-    pull = jnp.linalg.norm(op.adjoint(predictions - problem.targets))
-    return Stationarity(pull, jnp.linalg.norm(op.adjoint(predictions)) + jnp.linalg.norm(op.adjoint(problem.targets)))
+    pull = safe_norm(op.adjoint(predictions - problem.targets))
+    return Stationarity(pull, safe_norm(op.adjoint(predictions)) + safe_norm(op.adjoint(problem.targets)))
 
 
 def residual_part_vanishes(problem: RecoveryProblem, params: PyTree) -> bool:

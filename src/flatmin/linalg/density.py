@@ -5,8 +5,8 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
-from matfree import decomp
 
 from flatmin._core import UsageError
 
@@ -50,7 +50,7 @@ class SpectralDensity(eqx.Module):
 
 
 def lanczos_density(
-    matvec: Matvec, size: int, dtype: jnp.dtype, *, order: int, num_probes: int, key: Key[Array, ""]
+    matvec: Matvec, size: int, dtype: DTypeLike, *, order: int, num_probes: int, key: Key[Array, ""]
 ) -> SpectralDensity:
     """Stochastic Lanczos quadrature with full reorthogonalisation.
 
@@ -72,13 +72,43 @@ def lanczos_density(
         raise UsageError(f"order: got {order}, expected 2 <= order <= number of parameters = {size}")
     if num_probes < 2:
         raise UsageError(f"num_probes: got {num_probes}, expected at least 2, or there is no standard error")
-    tridiagonalise = decomp.tridiag_sym(order, materialize=True, reortho="full")
+    nodes, weights = _quadrature(matvec, jax.random.split(key, num_probes), size, dtype, order)
+    return SpectralDensity(nodes, weights, size, order * num_probes)
+
+
+@eqx.filter_jit
+def _quadrature(matvec: Matvec, keys: Key[Array, " probes"], size: int, dtype: DTypeLike, order: int):
+    """Nodes and weights of each probe, one probe at a time."""
 
     def probe(probe_key):
         start = jax.random.rademacher(probe_key, (size,), dtype) / jnp.sqrt(jnp.asarray(size, dtype))
-        _, tridiagonal, *_ = tridiagonalise(matvec, start)
-        nodes, vectors = jnp.linalg.eigh(tridiagonal)
+        nodes, vectors = jnp.linalg.eigh(_tridiagonalise(matvec, start, order))
         return nodes, vectors[0] ** 2
 
-    nodes, weights = jax.jit(lambda keys: jax.lax.map(probe, keys))(jax.random.split(key, num_probes))
-    return SpectralDensity(nodes, weights, size, order * num_probes)
+    return jax.lax.map(probe, keys)
+
+
+def _tridiagonalise(matvec: Matvec, start: Float[Array, " p"], order: int) -> Float[Array, "order order"]:
+    """The Lanczos matrix of a unit vector, every vector orthogonalised twice against all before it.
+
+    Where the Krylov space is exhausted (the next vector is rounding) the quadrature is already exact: the rest of
+    the matrix is zero, decoupled from the first vector, so its nodes have weight zero.
+    """
+    rounding = 10 * jnp.sqrt(jnp.asarray(start.size, start.dtype)) * jnp.finfo(start.dtype).eps
+
+    def step(carry, j):
+        basis, vector, size = carry
+        basis = basis.at[j].set(vector)
+        image = matvec(vector)
+        diagonal = jnp.vdot(vector, image)
+        size = jnp.maximum(size, jnp.linalg.norm(image))
+        for _ in range(2):
+            image = image - basis.T @ (basis @ image)
+        length = jnp.linalg.norm(image)
+        alive = length > rounding * size
+        following = jnp.where(alive, image / jnp.where(alive, length, 1), 0)
+        return (basis, following, size), (diagonal, jnp.where(alive, length, 0))
+
+    first = (jnp.zeros((order, start.size), start.dtype), start, jnp.zeros((), start.dtype))
+    _, (diagonal, beside) = jax.lax.scan(step, first, jnp.arange(order))
+    return jnp.diag(diagonal) + jnp.diag(beside[:-1], 1) + jnp.diag(beside[:-1], -1)

@@ -6,12 +6,20 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from flatmin._core import JobError
 
 Matvec = Callable[[Float[Array, " p"]], Float[Array, " p"]]
+
+
+def safe_norm(array: Array) -> Float[Array, ""]:
+    """The Frobenius norm, without overflow or underflow of the squares."""
+    size = jnp.max(jnp.abs(array))
+    unit = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
+    return unit * jnp.linalg.norm(array / unit)
 
 
 def eigenpair_residual(matvec: Matvec, vector: Float[Array, " p"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -25,17 +33,18 @@ def eigenpair_residual(matvec: Matvec, vector: Float[Array, " p"]) -> tuple[Floa
         `(lambda, r)` with `lambda = v^T H v / v^T v` and `r = ||H v - lambda v|| / ||v||` plus the rounding of the
         product itself (`8 eps ||H v||`). One matvec.
     """
-    unit = vector / jnp.linalg.norm(vector)
+    unit = vector / jnp.max(jnp.abs(vector))
+    unit = unit / jnp.linalg.norm(unit)
     image = matvec(unit)
     value = jnp.vdot(unit, image)
-    rounding = 8 * jnp.finfo(image.dtype).eps * jnp.linalg.norm(image)
-    return value, jnp.linalg.norm(image - value * unit) + rounding
+    rounding = 8 * jnp.finfo(image.dtype).eps * safe_norm(image)
+    return value, safe_norm(image - value * unit) + rounding
 
 
 def extreme_eigenvector(
     matvec: Matvec,
     size: int,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     *,
     key: Key[Array, ""],
     end: Literal["highest", "lowest"] = "highest",
@@ -73,7 +82,12 @@ def extreme_eigenvector(
     if size <= 2:  # ARPACK needs at least three dimensions
         values, vectors = np.linalg.eigh(np.stack([counted(e) for e in np.eye(size, dtype=start.dtype)]))
         return jnp.asarray(vectors[:, np.argmax(values) if end == "highest" else np.argmin(values)]), count
-    operator: Any = LinearOperator((size, size), matvec=counted, dtype=start.dtype)  # pyright: ignore[reportCallIssue]
+    # ARPACK's convergence test is absolute for values below 1e-11 and it refuses a zero map: give it one of size one
+    size_of_map = float(np.max(np.abs(counted(start))))
+    if size_of_map == 0:
+        return jnp.asarray(start / np.linalg.norm(start)), count
+    exponent = -int(np.frexp(size_of_map)[1])
+    operator: Any = LinearOperator((size, size), matvec=lambda v: np.ldexp(counted(v), exponent), dtype=start.dtype)  # pyright: ignore[reportCallIssue]
     subspace = min(size, 40)
     try:
         _, vectors = eigsh(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 from matfree import stochtrace
 
@@ -11,7 +12,7 @@ from flatmin._core import Estimate, UsageError
 Matvec = Callable[[Float[Array, " p"]], Float[Array, " p"]]
 
 
-def hutchinson(matvec: Matvec, size: int, dtype: jnp.dtype, *, num_probes: int, key: Key[Array, ""]) -> Estimate:
+def hutchinson(matvec: Matvec, size: int, dtype: DTypeLike, *, num_probes: int, key: Key[Array, ""]) -> Estimate:
     """Hutchinson's estimator: mean of `z^T H z` over probes of random signs.
 
     Args:
@@ -36,7 +37,7 @@ def hutchinson(matvec: Matvec, size: int, dtype: jnp.dtype, *, num_probes: int, 
     return Estimate(mean, sem * (num_probes / (num_probes - 1)) ** 0.5, "standard error", "hutchinson", num_probes)
 
 
-def xtrace(matvec: Matvec, size: int, dtype: jnp.dtype, *, num_matvecs: int, key: Key[Array, ""]) -> Estimate:
+def xtrace(matvec: Matvec, size: int, dtype: DTypeLike, *, num_matvecs: int, key: Key[Array, ""]) -> Estimate:
     """XTrace (Epperly, Tropp & Webber 2024): leave-one-out low-rank approximation plus correction.
 
     Args:

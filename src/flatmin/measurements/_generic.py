@@ -22,9 +22,15 @@ def default_dtype() -> jnp.dtype:
     return jnp.zeros(()).dtype
 
 
+def dtype_of(op: AbstractMeasurements) -> jnp.dtype:
+    """The floating type of the operator's own arrays; the default type if it has none."""
+    kinds = [leaf.dtype for leaf in jax.tree.leaves(op) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+    return jnp.result_type(*kinds) if kinds else default_dtype()
+
+
 def _accumulate(op: AbstractMeasurements, term, like: jax.Array | None) -> Array:
     """`sum_i term(A_i)` with `A_i` read one at a time through the adjoint."""
-    dtype = default_dtype() if like is None else like.dtype
+    dtype = dtype_of(op) if like is None else like.dtype
     unit = jnp.zeros(op.num_measurements, dtype)
 
     def body(total, i):
@@ -127,7 +133,7 @@ def kernel_form(
         The (m, m) matrix. Default cost: m adjoints and m forwards.
     """
     like = S if S is not None else T
-    dtype = default_dtype() if like is None else like.dtype
+    dtype = dtype_of(op) if like is None else like.dtype
 
     def column(unit):
         return op.forward(apply_right(apply_left(S, op.adjoint(unit)), T))
@@ -150,7 +156,7 @@ def moment_matrix(op: AbstractMeasurements) -> Float[Array, "d1d2 d1d2"]:
     def column(unit):
         return op.adjoint(op.forward(unit.reshape(op.matrix_shape))).reshape(-1)
 
-    return jax.lax.map(column, jnp.eye(size, dtype=default_dtype())).T
+    return jax.lax.map(column, jnp.eye(size, dtype=dtype_of(op))).T
 
 
 @functools.singledispatch
@@ -190,7 +196,7 @@ def entry_gram(op: AbstractMeasurements) -> Float[Array, "d1 d2"]:
 @functools.singledispatch
 def materialise(op: AbstractMeasurements) -> Float[Array, "m d1 d2"]:
     """The dense tensor of all `A_i`, shape (m, d1, d2). Memory m d1 d2: for small sizes and for tests."""
-    return jax.vmap(op.adjoint)(jnp.eye(op.num_measurements, dtype=default_dtype()))
+    return jax.vmap(op.adjoint)(jnp.eye(op.num_measurements, dtype=dtype_of(op)))
 
 
 @functools.singledispatch

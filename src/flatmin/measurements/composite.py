@@ -7,6 +7,7 @@ from flatmin._core import UsageError, check_finite
 from flatmin.measurements._base import AbstractMeasurements
 from flatmin.measurements._generic import (
     col_gram,
+    dtype_of,
     entry_gram,
     forward_product,
     gram_form,
@@ -67,7 +68,7 @@ def scaled(inner: AbstractMeasurements, scale: ArrayLike) -> AbstractMeasurement
     Raises:
         UsageError: for a wrong shape, NaN or infinite scales, or weights on a kind that cannot take them.
     """
-    scale = jnp.asarray(scale)
+    scale = jnp.asarray(scale, dtype_of(inner))
     check_finite("scale", scale)
     if scale.ndim == 0:
         return ScaledMeasurements(inner, scale)

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from flatmin._core import UsageError, check_at_least, check_finite, check_shape
+from flatmin._core import UsageError, as_real, check_at_least, check_finite, check_shape
 from flatmin.measurements._base import AbstractMeasurements
 from flatmin.measurements._generic import (
     HIGHEST,
@@ -76,7 +77,7 @@ def dense(tensor: Float[Array, "m d1 d2"]) -> DenseMeasurements:
     Raises:
         UsageError: for a wrong shape, m = 0, NaN or infinite values.
     """
-    tensor = jnp.asarray(tensor)
+    tensor = as_real("tensor", tensor)
     check_finite("tensor", tensor)
     return DenseMeasurements(tensor)
 
@@ -88,7 +89,7 @@ def _check_sizes(num_measurements: int, matrix_shape: tuple[int, int]) -> tuple[
 
 
 def gaussian(
-    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: jnp.dtype | None = None
+    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: DTypeLike | None = None
 ) -> DenseMeasurements:
     """Matrices with independent N(0, 1) entries; `(r, delta)`-RIP for m of order r (d1 + d2) [G, Ex. 1].
 
@@ -109,7 +110,7 @@ def gaussian(
 
 
 def bernoulli(
-    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: jnp.dtype | None = None
+    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: DTypeLike | None = None
 ) -> DenseMeasurements:
     """Matrices with independent entries +1 or -1, equally likely [G, Ex. 2].
 

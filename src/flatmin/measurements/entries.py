@@ -76,6 +76,7 @@ def entries(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[
     indices = []
     for name, given, size in (("rows", rows, matrix_shape[0]), ("cols", cols, matrix_shape[1])):
         array = jnp.asarray(given)
+        check_shape(name, array, ("m",))
         if not is_traced(array):
             if array.size == 0:
                 raise UsageError(f"{name}: got no entries (m = 0); at least one measurement is needed")

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from flatmin._core import UsageError, check_at_least, check_finite, check_shape
+from flatmin._core import UsageError, as_real, check_at_least, check_finite, check_shape
 from flatmin.measurements._base import AbstractMeasurements
 from flatmin.measurements._generic import (
     HIGHEST,
@@ -76,7 +77,7 @@ def rank_one(left: Float[Array, "m d1"], right: Float[Array, "m d2"]) -> LowRank
     Raises:
         UsageError: for mismatched shapes, m = 0, NaN or infinite values.
     """
-    left, right = jnp.asarray(left), jnp.asarray(right)
+    left, right = as_real("left", left), as_real("right", right)
     check_shape("left", left, ("m", "d1"))
     check_shape("right", right, (left.shape[0], "d2"))
     check_finite("left", left)
@@ -96,13 +97,13 @@ def symmetric_rank_one(vectors: Float[Array, "m d"]) -> LowRankMeasurements:
     Raises:
         UsageError: for a wrong shape, m = 0, NaN or infinite values.
     """
-    vectors = jnp.asarray(vectors)
+    vectors = as_real("vectors", vectors)
     check_shape("vectors", vectors, ("m", "d"))
     return rank_one(vectors, vectors)
 
 
 def bilinear_gaussian(
-    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: jnp.dtype | None = None
+    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: DTypeLike | None = None
 ) -> LowRankMeasurements:
     """`A_i = a_i b_i^T` with independent N(0, 1) entries in a_i and b_i.
 

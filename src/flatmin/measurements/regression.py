@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from flatmin._core import UsageError, check_at_least, check_finite, check_shape
+from flatmin._core import UsageError, as_real, check_at_least, check_finite, check_shape
 from flatmin.measurements._base import AbstractMeasurements
 from flatmin.measurements._generic import (
     HIGHEST,
@@ -71,7 +71,7 @@ def regression(inputs: Float[Array, "n d"], num_outputs: int = 1) -> RegressionM
     Raises:
         UsageError: for a wrong shape, no data, NaN or infinite values, num_outputs < 1.
     """
-    inputs = jnp.asarray(inputs)
+    inputs = as_real("inputs", inputs)
     check_finite("inputs", inputs)
     return RegressionMeasurements(inputs, num_outputs)
 
