@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from flatmin._core import AbstractObjective
 
 TRACES = {"batch": 0, "full": 0}
@@ -65,7 +66,7 @@ def numpy_run(objective, params, steps, draws, rate, noise=None, momentum=0.0, d
 
 
 def draws_of(key, batch_size, n):
-    """The documented stream, one step at a time: fold_in, split, indices from one half and normals from the other."""
+    """The documented stream: fold_in, split, indices from one half and normals from the other."""
 
     def at(k):
         batch_key, noise_key = jax.random.split(jax.random.fold_in(key, k))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from dynamics_cases import Product, product, same_bits
 from flatmin._core import FunctionObjective, JobError, Outcome, UsageError
 from flatmin.dynamics import (
@@ -176,7 +177,7 @@ def test_written_when_due(path, key):
     assert path.exists()
 
 
-# --- files that must be refused ------------------------------------------------------------------------------
+# --- files that must be refused -------------------------------------------------------------------
 
 
 def run(path, **change):
@@ -269,7 +270,7 @@ def test_requests_that_the_file_cannot_serve(saved, path, key):
             lambda tmp: Checkpoint(tmp / "no" / "a"),
             r"checkpoint: the folder .*no does not exist; create it first",
         ),
-        (lambda tmp: Checkpoint(tmp), r"checkpoint: .* is a folder, expected a file name"),
+        (Checkpoint, r"checkpoint: .* is a folder, expected a file name"),
         (lambda tmp: Checkpoint(tmp / "a", seconds=-1), r"seconds: got -1, expected a value >= 0"),
     ],
 )
@@ -278,7 +279,7 @@ def test_paths_are_checked(build, text, tmp_path):
         build(tmp_path)
 
 
-# --- disks that fail -----------------------------------------------------------------------------------------
+# --- disks that fail ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace", "tempfile.mkstemp"])
@@ -296,7 +297,7 @@ def test_full_disk_leaves_the_previous_checkpoint(saved, call, monkeypatch):
         ):
             run(saved, steps=40)
     assert saved.read_bytes() == before
-    assert os.listdir(saved.parent) == ["run.ckpt"]
+    assert [file.name for file in saved.parent.iterdir()] == ["run.ckpt"]
     assert same_bits(run(saved, steps=40).state, run(None, steps=40).state)
 
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from dynamics_cases import TRACES, Product, draws_of, numpy_run, product, same_bits
 from flatmin._core import AbstractObjective, FunctionObjective, JobError, Outcome, UsageError
 from flatmin.dynamics import (
@@ -27,7 +28,7 @@ def close(got, expected, rtol=1e-12):
         np.testing.assert_allclose(np.asarray(got[name]), value, rtol=rtol, atol=1e-13)
 
 
-# --- update rules against the numpy loop ---------------------------------------------------------------------
+# --- update rules against the numpy loop ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(("momentum", "decay"), [(None, None), (0.9, None), (None, 0.3), (0.7, 0.2)])
@@ -120,7 +121,7 @@ def test_params_may_hold_functions_and_integers(key):
     assert float(objective.loss(result.params)) < 0.1 * float(objective.loss(params))
 
 
-# --- statistics of the noise ---------------------------------------------------------------------------------
+# --- statistics of the noise ----------------------------------------------------------------------
 
 
 def updates(objective, dynamics, params, count, key):
@@ -143,7 +144,8 @@ def test_mean_update_is_the_full_gradient_step(key):
 
 
 def test_covariance_of_the_update_at_an_interpolating_point(key):
-    # zero residual: update = (2 eta sigma / B) sum_j xi_j a_ij * v, covariance (4 eta^2 sigma^2 / B) mean(aa^T) * vv^T
+    # zero residual: update (2 eta sigma / B) sum_j xi_j a_ij * v,
+    # covariance (4 eta^2 sigma^2 / B) mean(a a^T) * v v^T
     objective, params = product()
     objective = Product(objective.A, objective.A @ (params["u"] * params["v"]))
     eta, sigma, B = 0.1, 0.7, 4
@@ -167,7 +169,7 @@ def test_batches_are_uniform_with_replacement(key):
     assert abs(distinct - 0.9 * 0.8) < 5 * np.sqrt(0.72 * 0.28 / 20_000)
 
 
-# --- what gradient descent must do ---------------------------------------------------------------------------
+# --- what gradient descent must do ----------------------------------------------------------------
 
 
 def test_quadratic_contracts_at_the_known_rates(key):
@@ -201,7 +203,7 @@ def test_balancedness_drifts_with_the_first_power_of_the_step_size(key):
     assert abs(coarse / fine - 2) < 0.05
 
 
-# --- bits and traces -----------------------------------------------------------------------------------------
+# --- bits and traces ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -252,7 +254,7 @@ def test_each_record_is_traced_once(key):
     assert TRACES["full"] == 1
 
 
-# --- records -------------------------------------------------------------------------------------------------
+# --- records --------------------------------------------------------------------------------------
 
 
 def test_records_hold_the_values_at_their_steps(key):
@@ -290,7 +292,7 @@ def test_log_spaced():
     assert log_spaced(5, 50) == [1, 2, 3, 4, 5]
 
 
-# --- divergence and interruption -----------------------------------------------------------------------------
+# --- divergence and interruption ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 1000])
@@ -382,7 +384,7 @@ def test_interrupt_returns_what_was_done(key):
     assert same_bits(result.state, train(objective, SGD(0.02, 3), params, steps=20, key=key).state)
 
 
-# --- ensembles -----------------------------------------------------------------------------------------------
+# --- ensembles ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("momentum", [None, 0.5])
@@ -498,7 +500,7 @@ def test_sweep_in_one_trace_for_other_values(key):
     assert TRACES["batch"] == 1
 
 
-# --- the user's own rule -------------------------------------------------------------------------------------
+# --- the user's own rule --------------------------------------------------------------------------
 
 
 class SignDescent(AbstractDynamics):
@@ -525,7 +527,7 @@ def test_a_rule_of_ones_own(key):
     close(result.params, expected)
 
 
-# --- error texts ---------------------------------------------------------------------------------------------
+# --- error texts ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
