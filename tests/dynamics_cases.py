@@ -48,7 +48,7 @@ def numpy_loss_and_gradient(objective, u, v, indices, shift):
 
 
 def numpy_run(objective, params, steps, draws, rate, noise=None, momentum=0.0, decay=0.0):
-    """The rule written out; `draws(k)` gives (indices, normals). Returns params and the first bad step or -1."""
+    """The rule written out; `draws(k)` gives (indices, normals). Returns params and first bad step or -1."""
     u, v = np.array(params["u"]), np.array(params["v"])
     mu, mv = np.zeros_like(u), np.zeros_like(v)
     for k in range(steps):
