@@ -1,10 +1,34 @@
-"""flatmin: find, measure and certify flat minima of factorised models."""
+"""flatmin: find, measure and certify flat minima of factorised models.
 
+The rooms: `measurements` (what is seen of a matrix), `parameterizations` (how it is built), `problems` (both and
+targets), `flatness` (traces, sharpness, spectra), `solvers` (convex programmes with certificates), `dynamics` (training),
+`theory` (the papers' theorems as functions). `experiments`, `report`, `datasets` and `cli` are imported on demand.
+"""
+
+from flatmin import dynamics as dynamics
+from flatmin import flatness as flatness
 from flatmin import measurements as measurements
+from flatmin import parameterizations as parameterizations
+from flatmin import problems as problems
+from flatmin import solvers as solvers
+from flatmin import theory as theory
 from flatmin._core import Estimate as Estimate
 from flatmin._core import JobError as JobError
 from flatmin._core import Outcome as Outcome
 from flatmin._core import Solution as Solution
 from flatmin._core import UsageError as UsageError
+from flatmin.dynamics import Record as Record
+from flatmin.dynamics import train as train
+from flatmin.dynamics import train_ensemble as train_ensemble
+from flatmin.flatness import hessian_trace as hessian_trace
+from flatmin.flatness import scaled_trace as scaled_trace
+from flatmin.flatness import sharpness as sharpness
+from flatmin.flatness import spectral_density as spectral_density
+from flatmin.flatness import spectrum as spectrum
+from flatmin.parameterizations import deep_matrix as deep_matrix
+from flatmin.problems import RecoveryProblem as RecoveryProblem
+from flatmin.solvers import MinFrobenius as MinFrobenius
+from flatmin.solvers import MinNuclearNorm as MinNuclearNorm
+from flatmin.solvers import solve as solve
 
 __version__ = "0.1.0"

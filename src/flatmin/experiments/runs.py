@@ -25,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 from flatmin._core import JobError, UsageError, choose
 from flatmin.experiments.certificates import Certificate
 from flatmin.experiments.claims import Claim, claims_from_json, claims_to_json
+from flatmin.experiments.netcdf import netcdf_engine, read_netcdf, write_netcdf
 from flatmin.experiments.provenance import provenance
 from flatmin.experiments.specs import Experiment, Setting, canonical_spec, run_id, settings_of
 from flatmin.experiments.storage import (
@@ -100,16 +101,8 @@ class Run:
         Raises:
             JobError: if the file cannot be read.
         """
-        import xarray as xr
-
         choose("dataset", name, self.data_names)
-        path = self.path / "data" / f"{name}.nc"
-        try:
-            return xr.load_dataset(path, engine="h5netcdf", decode_times=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise JobError(
-                f"run: {path} cannot be read as NetCDF ({error}); delete the run's folder and run it again"
-            ) from error
+        return read_netcdf(self.path / "data" / f"{name}.nc")
 
 
 def obtain_run(
@@ -153,7 +146,7 @@ def obtain_run(
         "experiment": dataclasses.asdict(experiment),
         "spec": canonical_spec(spec),
         "settings": [dataclasses.asdict(s) for s in settings_of(spec)],
-        "provenance": {**provenance(), "seconds": round(time.monotonic() - started, 3)},
+        "provenance": {**provenance(), "netcdf": netcdf_engine(), "seconds": round(time.monotonic() - started, 3)},
     }
     with staged_folder(target) as stage:
         _write_content(stage, description, content)
@@ -298,12 +291,7 @@ def _write_content(folder: pathlib.Path, description: dict[str, Any], content: R
         (folder / name).write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "data").mkdir()
     for name, dataset in content.datasets.items():
-        encoding = {
-            variable: {"zlib": True, "complevel": 4}
-            for variable, array in dataset.variables.items()
-            if array.size > 1000 and array.dtype.kind in "fiu"
-        }
-        dataset.to_netcdf(folder / "data" / f"{name}.nc", engine="h5netcdf", encoding=encoding)
+        write_netcdf(dataset, folder / "data" / f"{name}.nc")
 
 
 def _read(folder: pathlib.Path) -> Run:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from flatmin._core import JobError
 
@@ -68,6 +67,8 @@ def extreme_eigenvector(
     Raises:
         JobError: if it did not converge within `max_matvecs`, or the map returned NaN.
     """
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh  # half a second to import
+
     count = 0
 
     def counted(vector: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
-from matfree import stochtrace
 
 from flatmin._core import Estimate, UsageError
 
@@ -30,6 +29,8 @@ def hutchinson(matvec: Matvec, size: int, dtype: DTypeLike, *, num_probes: int, 
     """
     if num_probes < 2:
         raise UsageError(f"num_probes: got {num_probes}, expected at least 2, or there is no standard error")
+    from matfree import stochtrace
+
     sampler = stochtrace.sampler_signs(jnp.zeros(size, dtype), num=num_probes)
     estimate = stochtrace.estimator_monte_carlo_mean_and_sem(stochtrace.monte_carlo_trace(), sampler)
     mean, sem = estimate(matvec, key)
@@ -58,6 +59,8 @@ def xtrace(matvec: Matvec, size: int, dtype: DTypeLike, *, num_matvecs: int, key
     probes = num_matvecs // 2
     if probes >= size:
         raise UsageError(f"num_matvecs: got {num_matvecs} for {size} parameters; use Dense() at this size")
+    from matfree import stochtrace
+
     sampler = stochtrace.sampler_signs(jnp.zeros(size, dtype), num=probes)
     estimate = stochtrace.estimator_leave_one_out_mean_and_sem(stochtrace.leave_one_out_xtrace(), sampler)
     mean, sem = estimate(matvec, key)
