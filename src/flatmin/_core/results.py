@@ -52,9 +52,9 @@ class Solution(eqx.Module):
         dual: the dual point `y`, shape (m,), feasible after scaling.
         primal_value: objective at `matrix`.
         dual_value: objective of the dual at `dual`, a lower bound on the optimum.
-        gap: `(primal_value - dual_value) / max(1, |primal_value|)`... relative to the primal value; see the
-            programme for its exact form. Certified: computed from `matrix` and `dual` alone.
-        residual: relative constraint violation `||A(X) - b|| / ||b||`.
+        gap: `|primal_value - dual_value| / max(|primal_value|, tiny)`, tiny the smallest normal number. Certified:
+            recomputed from `matrix` and `dual` alone, so the relative distance to the optimum is at most `gap`.
+        residual: relative constraint violation `||A(X) - b|| / max(||b||, tiny)`.
         iterations: iterations of the method.
         outcome: how the solve ended.
         method: the method's name.

@@ -12,7 +12,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flatmin._core import Solution, UsageError, check_finite, check_positive, check_shape, is_traced, require_float64
+from flatmin._core import (
+    Solution,
+    UsageError,
+    check_finite,
+    check_positive,
+    check_shape,
+    is_traced,
+    require_float64,
+)
 from flatmin.measurements import AbstractMeasurements
 
 

@@ -27,7 +27,7 @@ BLOCK = 10
 """Iterations between two looks at the gap and the step."""
 
 STAGE = 200
-"""Iterations between two attempts to polish."""
+"""Iterations between two attempts to polish; a quarter of those done so far, if that is more."""
 
 POLISH_BELOW, POLISH_TARGET = 1e-1, 1e-4
 """A polish is tried once the gap is below the second, and after each stage if it is below the first."""
@@ -37,6 +37,9 @@ SETTLE = 20.0
 
 SMALLEST_STEP = 1e-3
 """Smallest step, where the largest singular value of the minimum-Frobenius point is 1."""
+
+STALLED = 1e-15
+"""Relative change of an iteration below which nothing moves any more."""
 
 
 class _State(eqx.Module):
@@ -90,7 +93,9 @@ class DouglasRachford(AbstractMethod):
     def __check_init__(self):
         check_positive("first_step", self.first_step)
         if not 0 < self.relaxation < 2:
-            raise UsageError(f"relaxation: got {self.relaxation}, expected a value between 0 and 2, ends excluded")
+            raise UsageError(
+                f"relaxation: got {self.relaxation}, expected a value between 0 and 2, ends excluded"
+            )
 
     def run(self, program: AbstractProgram, tolerance: float, max_iterations: int) -> Solution:
         """Iterate, polish, certify.
@@ -145,7 +150,8 @@ class DouglasRachford(AbstractMethod):
         tolerance, seconds = 0.5 * tolerance, 0.0
         target = max(tolerance, POLISH_TARGET) if self.newton else tolerance
         while True:
-            stop = min(int(state.iterations) + STAGE, max_iterations) if self.newton else max_iterations
+            done = int(state.iterations)
+            stop = min(done + max(STAGE, done // 4), max_iterations) if self.newton else max_iterations
             state = _advance(white, state, self.relaxation, target, stop)
             gap, rank = float(state.gap), int(state.rank)
             if self.newton and gap <= POLISH_BELOW and affordable(white, rank):
@@ -163,10 +169,6 @@ class DouglasRachford(AbstractMethod):
             if float(state.change) < STALLED:
                 return state, Outcome.stalled, False, seconds
             target = max(tolerance, min(target, 1e-2 * gap)) if gap <= target else target
-
-
-STALLED = 1e-15
-"""Relative change of an iteration below which nothing moves any more."""
 
 
 @eqx.filter_jit
@@ -227,12 +229,23 @@ def _block(white: Whitened, state: _State, relaxation: Array) -> _State:
         return Z + relaxation * (P - X), next_step, next_step, X, P, subgradient, miss, rank
 
     zeros = jnp.zeros_like(state.Z)
-    carry = (state.Z, state.step, state.next_step, zeros, zeros, zeros, jnp.zeros_like(white.targets), state.rank)
+    carry = (
+        state.Z,
+        state.step,
+        state.next_step,
+        zeros,
+        zeros,
+        zeros,
+        jnp.zeros_like(white.targets),
+        state.rank,
+    )
     Z, step, _, X, P, subgradient, miss, rank = jax.lax.fori_loop(0, BLOCK, iterate, carry)
     change = jnp.linalg.norm(P - X) / jnp.linalg.norm(Z)
     # how far X is from the affine set, how far the subgradient from the range of A*, both relative
     in_primal = jnp.linalg.norm(P - X) / jnp.linalg.norm(X)
-    in_dual = jnp.linalg.norm(subgradient - white.adjoint(white.forward(subgradient))) / jnp.linalg.norm(subgradient)
+    in_dual = jnp.linalg.norm(subgradient - white.adjoint(white.forward(subgradient))) / jnp.linalg.norm(
+        subgradient
+    )
     freedom = 1 / (1 + state.iterations / (BLOCK * SETTLE)) ** 2
     ratio = jnp.clip(jnp.sqrt(in_dual / in_primal), 0.5, 2.0) ** freedom
     state = dataclasses.replace(
