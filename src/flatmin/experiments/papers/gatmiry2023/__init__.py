@@ -24,12 +24,13 @@ EXPERIMENT = Experiment(
     name="gatmiry2023",
     version=1,
     title="Flatness regularisation in deep matrix factorisation",
-    summary="Deep linear networks trained from linear measurements of a low-rank matrix: label-noise SGD walks along the "
-    "interpolating solutions towards the smallest trace of the Hessian, and ends at the smallest nuclear norm; plain "
-    "mini-batch SGD stays where it first interpolates.",
+    summary="Deep linear networks trained from linear measurements of a low-rank matrix: label-noise SGD walks along "
+    "the interpolating solutions towards the smallest trace of the Hessian, and ends at the smallest nuclear norm; "
+    "plain mini-batch SGD stays where it first interpolates.",
     bibtex="""@inproceedings{gatmiry2023inductive,
   title={The Inductive Bias of Flatness Regularization for Deep Matrix Factorization},
-  author={Gatmiry, Khashayar and Li, Zhiyuan and Chuang, Ching-Yao and Reddi, Sashank and Ma, Tengyu and Jegelka, Stefanie},
+  author={Gatmiry, Khashayar and Li, Zhiyuan and Chuang, Ching-Yao and Reddi, Sashank and Ma, Tengyu
+          and Jegelka, Stefanie},
   booktitle={Advances in Neural Information Processing Systems},
   year={2023}
 }""",

@@ -44,7 +44,7 @@ def _training_claims(results: Results, depth: int) -> list[Claim]:
         Claim.at_most(
             0.2,
             name=f"trace-falls-{tag}",
-            statement="Label-noise SGD lowers the trace of the Hessian far below that of the interpolator that plain SGD finds.",
+            statement="Label-noise SGD lowers the trace far below that of the interpolator that plain SGD finds.",
             source="Figure 2",
             predicted="final trace / plain SGD's first interpolating trace <= 0.2",
             measured=_numbers(noisy.final_trace / _first_interpolation(plain, "trace")),
@@ -199,6 +199,6 @@ def _theorem_1(points: xr.Dataset) -> Claim:
         source="Theorem 1",
         predicted="|F/F_pop - 1| / delta <= 1 for every n, depth and test matrix",
         measured=float(used.max()),
-        note=f"delta is an estimate from below, so the test is stricter than the theorem; smallest delta {delta:.2f}, which "
-        f"at depth 2 allows ||M_flat||_* / min <= {ratio:.2f}",
+        note=f"delta is an estimate from below, so the test is stricter than the theorem; smallest delta {delta:.2f}, "
+        f"which at depth 2 allows ||M_flat||_* / min <= {ratio:.2f}",
     )

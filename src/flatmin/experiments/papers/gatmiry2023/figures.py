@@ -115,7 +115,7 @@ def _frobenius(points: xr.Dataset) -> Figure:
     return Figure(
         key="theorem-4",
         title="Error of the minimum-Frobenius interpolator",
-        caption="Expected relative squared error over Gaussian measurements: Theorem 4's exact line and measured means.",
+        caption="Mean relative squared error over Gaussian measurements, on Theorem 4's exact line.",
         panels=(Panel("Theorem 4", Axis("measurements n"), Axis("‖M_F − M*‖² / ‖M*‖²"), (exact, measured)),),
         intervals=f"two standard errors over {points.sizes['trial']} draws",
     )
@@ -157,9 +157,9 @@ def _sandwich(points: xr.Dataset) -> Figure:
     return Figure(
         key="theorem-1",
         title="The induced regulariser under RIP",
-        caption="Ratio of the induced regulariser to its population value 2L (d₀ d_L)^(1/L) ‖M‖∗^(2(L−1)/L). At depth 2 "
-        "F(M) is exact (Theorem 5); deeper, the trace at the population minimiser bounds it from above. The RIP "
+        caption="Ratio of the induced regulariser to its population value 2L (d₀ d_L)^(1/L) ‖M‖∗^(2(L−1)/L). At depth "
+        "2 F(M) is exact (Theorem 5); deeper, the trace at the population minimiser bounds it from above. The RIP "
         "constant δ is a lower estimate by alternating eigenproblems, never a certificate.",
         panels=tuple(panels),
-        intervals=f"points from minimum to maximum over test matrices of ranks {ranks}; band the estimated RIP interval",
+        intervals=f"points: minimum to maximum over test matrices of ranks {ranks}; band: the estimated RIP interval",
     )
