@@ -161,7 +161,7 @@ def test_covariance_of_the_update_at_an_interpolating_point(key):
 
 def test_batches_are_uniform_with_replacement(key):
     objective, _ = product(n=10)
-    draw = jax.jit(jax.vmap(lambda k: SGD(0.1, 3).draw(k, objective, jnp.float64)))
+    draw = jax.jit(jax.vmap(lambda k: SGD(0.1, 3).draw(k, objective, jnp.dtype("float64"))))
     indices = np.asarray(draw(jax.random.split(key, 20_000)))
     counts = np.bincount(indices.ravel(), minlength=10)
     assert np.all(np.abs(counts - 6000) < 5 * np.sqrt(60_000 * 0.1 * 0.9))
@@ -566,6 +566,10 @@ def test_arguments_are_checked(build, text):
     ("change", "text"),
     [
         ({"steps": -1}, r"steps: got -1, expected a whole number >= 0"),
+        (
+            {"steps": 2**31},
+            r"steps: got 2147483648, expected less than 2\*\*31, the range",
+        ),
         ({"chunk": 0}, r"chunk: got 0, expected a whole number >= 1"),
         ({"key": jax.random.PRNGKey(0)}, r"key: got uint32, expected a typed key; write jax.random.key"),
         ({"params": {"u": jnp.array([1.0, jnp.nan])}}, r"params\['u'\]: got 1 value\(s\) that are NaN"),

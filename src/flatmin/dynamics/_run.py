@@ -98,7 +98,7 @@ class _Point:
 
     @property
     def alive(self) -> np.ndarray:
-        return self.divergence < 0
+        return np.asarray(self.divergence < 0)
 
 
 Log = list[tuple[int, dict[str, PyTree]]]
@@ -109,8 +109,8 @@ def run(
     params: PyTree,
     *,
     steps: int,
-    key: Key[Array, "..."],
-    records: Mapping[str, Record] | None,
+    key: Key[Array, "..."] | Any,
+    records: Mapping[str, Record] | Any,
     chunk: int,
     checkpoint: Checkpoint | str | Any | None,
     progress: Progress | None,
@@ -137,6 +137,8 @@ def run(
         JobError: as in `train`.
     """
     steps, chunk = whole("steps", steps, 0), whole("chunk", chunk, 1)
+    if steps >= 2**31:
+        raise UsageError(f"steps: got {steps}, expected less than 2**31, the range of the step counter")
     _check_key(key)
     floats = jax.tree_util.tree_leaves_with_path(eqx.filter(params, eqx.is_inexact_array))
     if not floats:
@@ -245,7 +247,7 @@ def _advance(
         state, _, finite = to(probe)
         good, refused = np.where(finite, np.maximum(good, probe), good), np.where(finite, refused, probe)
         if np.array_equal(probe, good) and (refused - good == 1).all():
-            return state, np.where(bad, refused, point.divergence)
+            return state, np.asarray(np.where(bad, refused, point.divergence))
         probe = np.where(refused - good > 1, (good + refused) // 2, good)
 
 
@@ -344,7 +346,7 @@ def _result(model: Model, point: _Point, log: Log, measures: Mapping[str, Any], 
             return Outcome.diverged
         return Outcome.interrupted if interrupted else Outcome.completed
 
-    outcomes = tuple(outcome(d) for d in np.atleast_1d(point.divergence))
+    outcomes = tuple(outcome(d) for d in np.atleast_1d(point.divergence).tolist())
     step = np.asarray(point.state.step).astype(int)
     return TrainResult(
         params=point.state.params,

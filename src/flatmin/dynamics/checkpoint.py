@@ -42,8 +42,8 @@ class Checkpoint:
         UsageError: if the folder does not exist, or `seconds` is negative.
     """
 
-    path: Path
-    seconds: float = 60.0
+    path: Path | str
+    seconds: float | int = 60.0
 
     def __post_init__(self):
         object.__setattr__(self, "path", Path(self.path))
