@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 from flatmin._core import JobError, UsageError, choose
 from flatmin.experiments.certificates import Certificate
 from flatmin.experiments.claims import Claim, claims_from_json, claims_to_json
-from flatmin.experiments.netcdf import netcdf_engine, read_netcdf, write_netcdf
+from flatmin.experiments.netcdf import read_netcdf, write_netcdf
 from flatmin.experiments.provenance import provenance
 from flatmin.experiments.specs import Experiment, Setting, canonical_spec, run_id, settings_of
 from flatmin.experiments.storage import (
@@ -146,7 +146,10 @@ def obtain_run(
         "experiment": dataclasses.asdict(experiment),
         "spec": canonical_spec(spec),
         "settings": [dataclasses.asdict(s) for s in settings_of(spec)],
-        "provenance": {**provenance(), "netcdf": netcdf_engine(), "seconds": round(time.monotonic() - started, 3)},
+        "provenance": {
+            **provenance(),
+            "seconds": round(time.monotonic() - started, 3),
+        },
     }
     with staged_folder(target) as stage:
         _write_content(stage, description, content)
@@ -235,7 +238,7 @@ def changed_files(folder: pathlib.Path) -> list[str]:
     Returns:
         Relative names; empty when all is as written.
     """
-    listed = {name: "" for name in ("spec.json", "claims.json")} | read_checksums(folder)
+    listed = dict.fromkeys(("spec.json", "claims.json"), "") | read_checksums(folder)
     return [
         name
         for name, digest in listed.items()

@@ -67,8 +67,7 @@ def to_dataset(figure: Figure) -> "xr.Dataset":
                 {"panel": panel.title},
             )
         panels.append({"kind": kind, **_without_arrays(panel)})
-    types = {name: str(np.asarray(parts[1]).dtype) for name, parts in (coordinates | arrays).items()}
-    plain = {"format": _FORMAT, "types": types, **_without_arrays(figure), "panels": panels}
+    plain = {"format": _FORMAT, **_without_arrays(figure), "panels": panels}
     arrays[_MARK] = ((), json.dumps(plain, ensure_ascii=False))
     attributes = {"title": figure.title, "caption": figure.full_caption}
     return xr.Dataset(arrays, coordinates, {k: v for k, v in attributes.items() if v})
@@ -105,8 +104,6 @@ def from_dataset(dataset: "xr.Dataset") -> Figure:
         raise UsageError(
             f"dataset: got a figure of another format, expected {_FORMAT}; use the flatmin that wrote it"
         )
-    types = plain.pop("types")  # NetCDF-3 has no 64-bit integers
-    dataset = dataset.assign({n: (dataset[n].dims, dataset[n].values.astype(t)) for n, t in types.items()})
     panels = tuple(_panel(dataset, _letter(i), entry) for i, entry in enumerate(plain.pop("panels")))
     return Figure(panels=panels, **plain)
 

@@ -237,7 +237,7 @@ class Figure:
         if self.intervals:
             parts.append(f"Bands and error bars: {self.intervals}.")
         if any(has_missing(p) for p in self.panels):
-            parts.append("Crossed cells were not measured.")
+            parts.append("Cells tinted blue were not measured.")
         return " ".join(p for p in parts if p)
 
     @property

@@ -28,6 +28,7 @@ DARK = {
     style.GREY: "#9a9a9e",
     style.GRID: "#3a3d44",
     style.MISSING: "#35506a",
+    style.MISSING_CROSS: "#a9cbe6",
     "#0072B2": "#4aa8e8",
     "#D55E00": "#f0803c",
     "#009E73": "#2fc39a",
@@ -35,7 +36,7 @@ DARK = {
     "#E69F00": "#f0b429",
     "#56B4E9": "#9bd4f7",
 }
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; form-action 'none'; base-uri 'none'"
 _BADGES = {"holds": ("✓", "good"), "does not hold": ("✗", "bad"), "not measured": ("–", "open")}
 
 
@@ -120,7 +121,7 @@ def _claims(claims: tuple[Claim, ...]) -> str:
         sub = "; ".join(html.escape(t) for t in (claim.source, claim.note) if t)
         statement = f"<strong>{html.escape(claim.name)}</strong><br>{html.escape(claim.statement)}"
         statement += f"<br><small>{sub}</small>" if sub else ""
-        margin = "" if claim.margin != claim.margin else format_number(claim.margin, 3)  # noqa: PLR0124 - NaN
+        margin = "" if claim.margin != claim.margin else format_number(claim.margin, 3)
         cells = (
             _badge(claim.verdict),
             statement,
@@ -208,7 +209,7 @@ def _legend(figure: Figure) -> str:
         for e in entries
     ]
     if any(has_missing(p) for p in figure.panels):
-        items.append(f'<span class="key">{_missing_swatch()}<span>not measured</span></span>')
+        items.append(f'<span class="key">{_missing_swatch(figure)}<span>not measured</span></span>')
     if not items:
         return ""
     label = "Legend" if single else "Legend: press to hide or show a series"
@@ -237,9 +238,13 @@ def _swatch(entry: style.LegendEntry) -> str:
     return f'<svg width="34" height="14" aria-hidden="true">{"".join(shapes)}</svg>'
 
 
-def _missing_swatch() -> str:
+def _missing_swatch(figure: Figure) -> str:
     box = f'<rect x="10" y="0" width="14" height="14" fill="{_color(style.MISSING)}"/>'
-    return f'<svg width="34" height="14" aria-hidden="true">{box}<path d="M14 4l6 6m0 -6l-6 6" stroke="#4c6a80"/></svg>'
+    crossed = any(
+        not isinstance(p, Panel) and style.crosses_missing(p) for p in figure.panels if has_missing(p)
+    )
+    cross = f'<path d="M14 4l6 6m0 -6l-6 6" stroke="{_color(style.MISSING_CROSS)}"/>' if crossed else ""
+    return f'<svg width="34" height="14" aria-hidden="true">{box}{cross}</svg>'
 
 
 def _value_table(table: ValueTable) -> str:
