@@ -9,7 +9,7 @@ EXPERIMENT = Experiment(
     name="example",
     version=1,
     title="Label noise finds flat minima in deep matrix sensing",
-    summary="Mini-batch gradient descent with and without label noise on the same planted problem, 3 seeds each.",
+    summary="Mini-batch gradient descent with and without label noise on one planted problem, 3 seeds each.",
     bibtex="@article{flat,\n  title = {Flat minima},\n  year  = {2022}\n}",
 )
 
@@ -50,8 +50,8 @@ def training_figure(points=200):
     return Figure(
         "training",
         "Training with and without label noise",
-        "Median of the loss on the measurements, the loss on held-out measurements, the trace of the Hessian and the "
-        "nuclear norm of the product. Label noise drives the last two to their minima.",
+        "The loss on the measurements, the loss on held-out measurements, the trace of the Hessian and "
+        "the nuclear norm of the product. Label noise drives the last two to their minima.",
         tuple(panels),
         intervals="minimum to maximum over 3 seeds",
     )

@@ -1,4 +1,4 @@
-"""Both renderers draw every number, the arrays survive storage, and the page works alone in a real browser."""
+"""Both renderers draw every number, the arrays survive storage, and the page works in a real browser."""
 
 import dataclasses
 import html.parser
@@ -13,16 +13,6 @@ import sys
 import matplotlib as mpl
 import numpy as np
 import pytest
-from report_example import (
-    EXPERIMENT,
-    ExampleSpec,
-    content,
-    figures,
-    heatmap_figure,
-    image_figure,
-    points_figure,
-    training_figure,
-)
 
 from flatmin import UsageError
 from flatmin.experiments import Claim, Experiment, RunContent, load_run, obtain_run, rewrite_derived
@@ -40,12 +30,22 @@ from flatmin.report import (
     from_dataset,
     matplotlib_bytes,
     render_run,
+    style,
     to_dataset,
     to_matplotlib,
     to_plotly,
     value_tables,
 )
-from flatmin.report import style
+from report_example import (
+    EXPERIMENT,
+    ExampleSpec,
+    content,
+    figures,
+    heatmap_figure,
+    image_figure,
+    points_figure,
+    training_figure,
+)
 
 PLAIN = Axis("x")
 
@@ -260,7 +260,10 @@ def test_the_users_matplotlib_stays_as_it_is():
     matplotlib_bytes(points_figure(), "png")
     assert dict(mpl.rcParams) == before
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1] / "src")}
-    code = "import flatmin.report, sys; print([m for m in ('matplotlib', 'plotly', 'xarray') if m in sys.modules])"
+    code = (
+        "import flatmin.report, sys;"
+        "print([m for m in ('matplotlib', 'plotly', 'xarray') if m in sys.modules])"
+    )
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
@@ -437,8 +440,9 @@ def test_the_page_says_what_matters_as_text(page, run):
     reader = Reader(page)
     text = " ".join("".join(reader.text).split())
     for words in (
-        EXPERIMENT.title, "1 of 3 claims hold; 1 does not hold; 1 not measured", "202.3 [188, 216.5]", "−0.16",
-        "2 of 4 settings are the paper’s; 2 are ours", "step size of both dynamics", "1.2×10⁻⁸", "converged", run.id,
+        EXPERIMENT.title, "1 of 3 claims hold; 1 does not hold; 1 not measured", "202.3 [188, 216.5]",
+        "2 of 4 settings are the paper’s; 2 are ours", "step size of both dynamics", "1.2×10⁻⁸",
+        "converged", run.id, "−0.16",
         "minimum to maximum over 3 seeds", "minimum nuclear norm (convex) (line)", "title = {Flat minima}",
         "jax", "Cells tinted blue were not measured",
     ):  # fmt: skip
@@ -502,7 +506,7 @@ def browse(tmp_path_factory):
             f"--user-data-dir={profile}", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=2500",
             *options, "--dump-dom", path.as_uri(),
         ]  # fmt: skip
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=50)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
         drawn = answer.stdout.split("plotly.js v")[0]  # the library's source has all these words too
         return drawn, [line for line in answer.stderr.splitlines() if "CONSOLE" in line]
 
@@ -551,7 +555,9 @@ def test_the_console_is_heard(tmp_path, browse):
 
 
 def test_plot_data_is_json_with_all_points(page):
-    found = dict(re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', page, flags=re.S))
+    found = dict(
+        re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', page, flags=re.DOTALL)
+    )
     plot = json.loads(found["plot-1-0-data"])
     assert {t["meta"] for t in plot["data"]} == {"SGD with label noise", "plain SGD"}
     assert plot["layout"]["yaxis"]["type"] == "log"

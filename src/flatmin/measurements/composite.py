@@ -134,9 +134,7 @@ class StackedMeasurements(AbstractMeasurements):
             raise UsageError("parts: got no measurements to stack; give at least one")
         shapes = {part.matrix_shape for part in self.parts}
         if len(shapes) > 1:
-            raise UsageError(
-                f"parts: got matrix shapes {sorted(shapes)}; all parts must read the same matrix"
-            )
+            raise UsageError(f"parts: got matrix shapes {sorted(shapes)}; all parts must read the same matrix")
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -177,9 +175,7 @@ def stacked(*parts: AbstractMeasurements) -> StackedMeasurements:
 
 
 def _sum_over_parts(function):
-    return lambda op, *args: (
-        sum(function(part, *args) for part in op.parts[1:]) + function(op.parts[0], *args)
-    )
+    return lambda op, *args: sum(function(part, *args) for part in op.parts[1:]) + function(op.parts[0], *args)
 
 
 for _function in (row_gram, col_gram, twist_gram, gram_form, entry_gram):
@@ -208,9 +204,7 @@ class SymmetrisedMeasurements(AbstractMeasurements):
     def __check_init__(self):
         d1, d2 = self.inner.matrix_shape
         if d1 != d2:
-            raise UsageError(
-                f"inner: got matrix_shape {(d1, d2)}; only square measurements can be symmetrised"
-            )
+            raise UsageError(f"inner: got matrix_shape {(d1, d2)}; only square measurements can be symmetrised")
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -252,10 +246,7 @@ def _symmetrised_gram(op: SymmetrisedMeasurements, T: Array | None) -> Array:
     d = op.matrix_shape[0]
     full = jnp.eye(d, dtype=row_gram(op.inner).dtype) if T is None else T
     return (
-        row_gram(op.inner, T)
-        + col_gram(op.inner, T)
-        + twist_gram(op.inner, full)
-        + twist_gram(op.inner, full.T).T
+        row_gram(op.inner, T) + col_gram(op.inner, T) + twist_gram(op.inner, full) + twist_gram(op.inner, full.T).T
     ) / 4
 
 

@@ -52,9 +52,7 @@ class EntryMeasurements(AbstractMeasurements):
         return jnp.zeros(self.matrix_shape, weights.dtype).at[self.rows, self.cols].add(weights)
 
 
-def entries(
-    rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[int, int]
-) -> EntryMeasurements:
+def entries(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[int, int]) -> EntryMeasurements:
     """Measurements of the entries `(rows[i], cols[i])`.
 
     Args:

@@ -58,7 +58,5 @@ def from_function(fn: Callable[[Array], Array], matrix_shape: tuple[int, int]) -
     together, apart = fn(2 * X - Y), 2 * fn(X) - fn(Y)
     scale = jnp.max(jnp.abs(apart)) + jnp.max(jnp.abs(together))
     if not bool(jnp.max(jnp.abs(together - apart)) <= 1e-3 * scale):
-        raise UsageError(
-            "fn: fn(2X - Y) differs from 2 fn(X) - fn(Y); measurements must be linear, without offset"
-        )
+        raise UsageError("fn: fn(2X - Y) differs from 2 fn(X) - fn(Y); measurements must be linear, without offset")
     return FunctionMeasurements(fn, shape, out.shape[0])

@@ -134,9 +134,7 @@ def _pairs(vectors: Array, matrix: Array | None) -> Float[Array, "m q q"]:
 def _weighted(left: Array, weights: Float[Array, "m q q"], right: Array) -> Array:
     """`sum_i sum_jk left_ij weights_ijk right_ik^T`."""
     mixed = jnp.einsum("ijk,ija->ika", weights, left, precision=HIGHEST)
-    return jnp.matmul(
-        mixed.reshape(-1, left.shape[2]).T, right.reshape(-1, right.shape[2]), precision=HIGHEST
-    )
+    return jnp.matmul(mixed.reshape(-1, left.shape[2]).T, right.reshape(-1, right.shape[2]), precision=HIGHEST)
 
 
 @row_gram.register

@@ -36,9 +36,7 @@ class RegressionMeasurements(AbstractMeasurements):
         check_shape("inputs", self.inputs, ("n", "d"))
         check_at_least("num_outputs", self.num_outputs, 1)
         if 0 in self.inputs.shape:
-            raise UsageError(
-                f"inputs: got shape {self.inputs.shape}; at least one sample and one feature are needed"
-            )
+            raise UsageError(f"inputs: got shape {self.inputs.shape}; at least one sample and one feature are needed")
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -127,3 +125,5 @@ def _(op: RegressionMeasurements, left, right):
 def _(op: RegressionMeasurements, indices: Int[Array, " B"]):
     outputs = jnp.eye(op.num_outputs, dtype=op.inputs.dtype)[indices % op.num_outputs]
     return LowRankMeasurements(outputs[:, None], op.inputs[indices // op.num_outputs][:, None])
+
+

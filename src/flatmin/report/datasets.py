@@ -1,7 +1,7 @@
 """A figure as labelled arrays and back, so that pages are rebuilt from data alone.
 
-Arrays become variables named by panel letter and position (`a0_y` over the coordinate `a0_x`); all that is not an
-array is JSON in the variable `figure`. The round trip is exact, NaN and integer types included.
+Arrays become variables named by panel letter and position (`a0_y` over the coordinate `a0_x`); all else
+is JSON in the variable `figure`. The round trip is exact, NaN and integer types included.
 """
 
 import dataclasses

@@ -33,7 +33,7 @@ def to_plotly(figure: Figure) -> "go.Figure":
         figure: the figure.
 
     Returns:
-        A plotly figure; each series, reference line, grid and image is a trace whose `meta` is its label or title.
+        A plotly figure; each series, reference line, grid and image is a trace with its label as `meta`.
     """
     import plotly.graph_objects as go
 
