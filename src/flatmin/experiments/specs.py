@@ -117,9 +117,9 @@ def settings_of(spec: BaseModel, prefix: str = "") -> tuple[Setting, ...]:
             rows.extend(settings_of(value, prefix=f"{prefix}{name}."))
             continue
         extra = field.json_schema_extra
-        origin = extra.get("origin", "ours") if isinstance(extra, dict) else "ours"
-        if value != field.default and not field.is_required():
-            origin = "ours"
+        paper = isinstance(extra, dict) and extra.get("origin") == "paper"
+        changed = value != field.default and not field.is_required()
+        origin: Origin = "paper" if paper and not changed else "ours"
         rows.append(Setting(prefix + name, plain[name], origin, field.description or ""))
     return tuple(rows)
 

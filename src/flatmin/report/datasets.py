@@ -126,8 +126,9 @@ def _panel(dataset: "xr.Dataset", name: str, plain: dict[str, Any]) -> AnyPanel:
         if axis in plain:
             plain[axis] = Axis(**_tupled(plain[axis]))
     if kind == "heatmap":
-        values = {"x_values": f"{name}_columns", "y_values": f"{name}_rows", "values": f"{name}_values"}
-        return HeatmapPanel(**plain, **{key: dataset[variable].values for key, variable in values.items()})
+        names = {"x_values": f"{name}_columns", "y_values": f"{name}_rows", "values": f"{name}_values"}
+        plain.update({key: dataset[variable].values for key, variable in names.items()})
+        return HeatmapPanel(**plain)
     if kind == "image":
         return ImagePanel(**_tupled(plain), image=dataset[f"{name}_image"].values)
     series = [_series(dataset, f"{name}{i}", entry) for i, entry in enumerate(plain.pop("series"))]
@@ -141,7 +142,8 @@ def _series(dataset: "xr.Dataset", name: str, plain: dict[str, Any]) -> Series:
         for e in ("x", "y", "low", "high")
         if f"{name}_{e}" in dataset.variables
     }
-    return Series(**plain, **ends)
+    plain.update(ends)
+    return Series(**plain)
 
 
 def _without_arrays(part: Any) -> dict[str, Any]:

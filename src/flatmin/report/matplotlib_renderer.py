@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 WIDTH = 6.5
 _HATCH = "xxxx"
-_RC = {
+_RC: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8,
@@ -89,7 +89,7 @@ def to_matplotlib(figure: Figure) -> "MatplotlibFigure":
     columns = figure.columns_or_default
     rows = -(-len(figure.panels) // columns)
     with mpl.rc_context(_RC):
-        drawn = MatplotlibFigure(figsize=(WIDTH, 1.0), layout="constrained")
+        drawn = MatplotlibFigure(figsize=(WIDTH, 1.0), layout=_layout_engine())
         FigureCanvasAgg(drawn)
         axes = drawn.subplots(rows, columns, squeeze=False).ravel()
         for empty in axes[len(figure.panels) :]:
@@ -105,7 +105,6 @@ def to_matplotlib(figure: Figure) -> "MatplotlibFigure":
         legend_rows = _draw_legend(drawn, figure)
         drawn.set_size_inches(WIDTH, rows * _row_height(figure, columns) + 0.17 * legend_rows + 0.1)
         drawn.align_ylabels(axes[: len(figure.panels)])
-        drawn.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.05)
     return drawn
 
 
@@ -143,6 +142,12 @@ def write_matplotlib(figure: Figure, folder: pathlib.Path) -> tuple[pathlib.Path
     for path in paths:
         path.write_bytes(matplotlib_bytes(figure, path.suffix[1:]))
     return paths
+
+
+def _layout_engine() -> Any:
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.05)
 
 
 def _row_height(figure: Figure, columns: int) -> float:

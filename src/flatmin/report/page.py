@@ -179,7 +179,7 @@ def _figure(number: int, name: str, figure: Figure, images: Mapping[str, bytes])
         heading = html.escape(style.panel_heading(index, panel.title, count))
         ident = f"plot-{number}-{index}"
         label = html.escape(f"{panel.title}. {figure.title}. Values in the table below.")
-        plain = json.loads(panel_to_plotly(panel, styles).to_json())
+        plain = json.loads(str(panel_to_plotly(panel, styles).to_json()))
         top = f"<h4>{heading}</h4>" if count > 1 else ""
         height = plain["layout"]["height"]
         panels.append(
