@@ -13,7 +13,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # one folder of compiled programs for all test processes: most of the suite's time is compilation
 jax.config.update("jax_compilation_cache_dir", os.environ.get("FLATMIN_TEST_CACHE", ""))
 
-with install_import_hook("flatmin", "beartype.beartype"):
+with install_import_hook("flatmin", "typecheck.checked"):
     import flatmin  # noqa: F401
 
 

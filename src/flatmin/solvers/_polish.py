@@ -36,9 +36,7 @@ def affordable(white: Whitened, rank: int) -> bool:
 
 
 @eqx.filter_jit
-def _forward_many(
-    white: Whitened, left: Float[Array, "B d1"], right: Float[Array, "B d2"]
-) -> Float[Array, "B k"]:
+def _forward_many(white: Whitened, left: Float[Array, "B d1"], right: Float[Array, "B d2"]) -> Float[Array, "B k"]:
     return jax.vmap(lambda u, v: white.forward(u[:, None] * v[None, :]))(left, right)
 
 
@@ -67,9 +65,7 @@ def _jacobian(white: Whitened, left: np.ndarray, right: np.ndarray) -> np.ndarra
     return np.concatenate(parts)[:count]
 
 
-def _newton_step(
-    J: np.ndarray, M: np.ndarray, gradient: np.ndarray, miss: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _newton_step(J: np.ndarray, M: np.ndarray, gradient: np.ndarray, miss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Solve `(K (x) I + DELTA) d - J w = -gradient`, `J^T d + DELTA w = miss`, in the smaller of the two unknowns.
 
     `K (x) I` is the Hessian of the Lagrangian, `K = [[I, -M], [-M^T, I]]`.

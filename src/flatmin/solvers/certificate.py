@@ -68,9 +68,7 @@ def certify(program: AbstractProgram, matrix: Float[Array, "d1 d2"], dual: Float
     return Certificate(matrix, *_measure(program, matrix, dual))
 
 
-def _measure(
-    program: AbstractProgram, matrix: Array, dual: Array
-) -> tuple[Array, float, float, float, float]:
+def _measure(program: AbstractProgram, matrix: Array, dual: Array) -> tuple[Array, float, float, float, float]:
     dual, primal_value, dual_value, residual = _bounds(program, matrix, dual)
     scale = max(abs(float(primal_value)), float(jnp.finfo(jnp.float64).tiny))
     gap = abs(float(primal_value) - float(dual_value)) / scale

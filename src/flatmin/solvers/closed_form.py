@@ -23,9 +23,7 @@ class ClosedForm(AbstractMethod):
         """
         del max_iterations
         if not isinstance(program, MinFrobenius):
-            raise UsageError(
-                f"method: got ClosedForm for {type(program).__name__}, expected MinFrobenius; use Auto()"
-            )
+            raise UsageError(f"method: got ClosedForm for {type(program).__name__}, expected MinFrobenius; use Auto()")
         if not bool(jnp.any(program.targets)):
             return zero(program, "ClosedForm")
         start = time.perf_counter()

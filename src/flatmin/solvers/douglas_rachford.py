@@ -93,9 +93,7 @@ class DouglasRachford(AbstractMethod):
     def __check_init__(self):
         check_positive("first_step", self.first_step)
         if not 0 < self.relaxation < 2:
-            raise UsageError(
-                f"relaxation: got {self.relaxation}, expected a value between 0 and 2, ends excluded"
-            )
+            raise UsageError(f"relaxation: got {self.relaxation}, expected a value between 0 and 2, ends excluded")
 
     def run(self, program: AbstractProgram, tolerance: float, max_iterations: int) -> Solution:
         """Iterate, polish, certify.
@@ -144,9 +142,7 @@ class DouglasRachford(AbstractMethod):
             },
         )
 
-    def _iterate(
-        self, white: Whitened, tolerance: float, max_iterations: int
-    ) -> tuple[_State, Outcome, bool, float]:
+    def _iterate(self, white: Whitened, tolerance: float, max_iterations: int) -> tuple[_State, Outcome, bool, float]:
         state = _start(white, self.first_step)
         # stop a little below the tolerance: the certificate is measured in the user's coordinates
         tolerance, seconds = 0.5 * tolerance, 0.0
@@ -205,9 +201,7 @@ def _advance(white: Whitened, state: _State, relaxation: float, target: float, s
     return jax.lax.while_loop(unfinished, lambda state: _block(white, state, jnp.asarray(relaxation)), state)
 
 
-def shrink(
-    matrix: Float[Array, "d1 d2"], threshold: Float[Array, ""]
-) -> tuple[Float[Array, "d1 d2"], Int[Array, ""]]:
+def shrink(matrix: Float[Array, "d1 d2"], threshold: Float[Array, ""]) -> tuple[Float[Array, "d1 d2"], Int[Array, ""]]:
     """Singular value thresholding, `U max(S - t, 0) V^T`, and the number of singular values above t.
 
     By the eigenvectors of the smaller Gram matrix, three times as fast as a singular value decomposition. The
@@ -219,7 +213,7 @@ def shrink(
         return result.T, rank
     squares, V = jnp.linalg.eigh(matrix.T @ matrix)
     values = jnp.sqrt(jnp.maximum(squares, threshold**2))
-    return ((matrix @ V) * (1 - threshold / values)) @ V.T, jnp.sum(squares > threshold**2)
+    return ((matrix @ V) * (1 - threshold / values)[None, :]) @ V.T, jnp.sum(squares > threshold**2)
 
 
 def _block(white: Whitened, state: _State, relaxation: Array) -> _State:
@@ -247,9 +241,7 @@ def _block(white: Whitened, state: _State, relaxation: Array) -> _State:
     change = jnp.linalg.norm(P - X) / jnp.linalg.norm(Z)
     # how far X is from the affine set, how far the subgradient from the range of A*, both relative
     in_primal = jnp.linalg.norm(P - X) / jnp.linalg.norm(X)
-    in_dual = jnp.linalg.norm(subgradient - white.adjoint(white.forward(subgradient))) / jnp.linalg.norm(
-        subgradient
-    )
+    in_dual = jnp.linalg.norm(subgradient - white.adjoint(white.forward(subgradient))) / jnp.linalg.norm(subgradient)
     freedom = 1 / (1 + state.iterations / (BLOCK * SETTLE)) ** 2
     ratio = jnp.clip(jnp.sqrt(in_dual / in_primal), 0.5, 2.0) ** freedom
     state = dataclasses.replace(
