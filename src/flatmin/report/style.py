@@ -10,7 +10,7 @@ import numpy as np
 from flatmin.experiments.figures import (
 =======
 from flatmin.experiments.numbers import format_number, power_of_ten
-from flatmin.report.figures import (
+from flatmin.experiments.figures import (
 >>>>>>> report
     Axis,
     Figure,
