@@ -40,9 +40,7 @@ def training_figure(points=200):
         series = []
         for label, end, time in (("SGD with label noise", noisy_end, scale), ("plain SGD", plain_end, 4e4)):
             middle = end * (start / end) ** np.exp(-steps / time)
-            runs = middle * np.exp(
-                0.12 * rng.standard_normal((3, points)) + 0.2 * rng.standard_normal((3, 1))
-            )
+            runs = middle * np.exp(0.12 * rng.standard_normal((3, points)) + 0.2 * rng.standard_normal((3, 1)))
             series.append(Series(label, steps, np.median(runs, 0), low=runs.min(0), high=runs.max(0)))
         panels.append(
             Panel(title, x, Axis(title[0].lower() + title[1:], log=True), tuple(series), lines.get(title, ()))
@@ -72,9 +70,7 @@ def points_figure():
             Series("closed form", fine, 2.0 * fine * 1.7 ** (2 - 2 / fine), role="theory"),
             Series("estimated", depth, noise, low=noise - error, high=noise + error, kind="points"),
             Series("annealed", depth, 1.25 * exact, kind="steps"),
-            Series(
-                "guaranteed range", fine, fine, low=1.6 * fine, high=6.2 * fine, kind="band", role="context"
-            ),
+            Series("guaranteed range", fine, fine, low=1.6 * fine, high=6.2 * fine, kind="band", role="context"),
         ),
         (ReferenceLine("largest depth proved", 7.0, axis="x"),),
     )
@@ -111,9 +107,7 @@ def image_figure():
         ImagePanel("Observed", masked, (-1, 2)),
         ImagePanel("Recovered", truth + 0.02, (-1, 2)),
     )
-    return Figure(
-        "images", "A recovered image", "A 48 × 64 picture of rank 3 from 60 % of its entries.", panels
-    )
+    return Figure("images", "A recovered image", "A 48 × 64 picture of rank 3 from 60 % of its entries.", panels)
 
 
 def figures():

@@ -49,9 +49,7 @@ def test_claims_fail_when_the_label_noise_is_taken_away(quick):
     results = quick["results"]
     exchanged = dataclasses.replace(
         results,
-        runs={
-            (depth, seed, name): results.runs[depth, seed, "plain"] for depth, seed, name in results.runs
-        },
+        runs={(depth, seed, name): results.runs[depth, seed, "plain"] for depth, seed, name in results.runs},
     )
     verdicts = {claim.name: claim.holds for claim in claims(exchanged)}
     for name in ("trace-falls", "nuclear-norm-minimal", "test-loss-falls", "plain-sgd-stays"):
@@ -93,7 +91,9 @@ def test_same_spec_is_found_again_and_cells_are_reused(quick, tmp_path):
     run, computed = obtain_run(paper("gatmiry2023").experiment, spec, lambda s: compute(s, context), out=tmp_path)
     assert computed
     assert all(done in (0, 1) for _, done in started), "a finished cell was trained again"
-    again, computed = obtain_run(paper("gatmiry2023").experiment, spec, lambda _: pytest.fail("recomputed"), out=tmp_path)
+    again, computed = obtain_run(
+        paper("gatmiry2023").experiment, spec, lambda _: pytest.fail("recomputed"), out=tmp_path
+    )
     assert not computed
     assert again.id == run.id
     assert {c.name for c in again.claims} == {c.name for c in quick["content"].claims}

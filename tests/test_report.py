@@ -195,9 +195,7 @@ def test_gaps_part_the_band_and_log_axes_keep_it_above_the_floor():
 
 
 def test_stepped_bands_keep_their_steps():
-    figure = one_panel(
-        Series("a", [0, 1, 2], [1, 2, 3], low=[0, 1, 2], high=[2, 3, 4], kind="steps"), intervals="all"
-    )
+    figure = one_panel(Series("a", [0, 1, 2], [1, 2, 3], low=[0, 1, 2], high=[2, 3, 4], kind="steps"), intervals="all")
     band = to_plotly(figure).data[0]
     np.testing.assert_array_equal(band.x[:5], [0, 1, 1, 2, 2])
     np.testing.assert_array_equal(band.y[:5], [2, 2, 3, 3, 4])
@@ -212,9 +210,7 @@ def test_styles_differ_by_more_than_colour_and_agree_between_panels():
     styles = style.styles_of(figure)
     assert len({(s.color, s.dash) for s in styles.values()}) == 12
     first = [styles[label] for label in labels[:6]]
-    assert (
-        len({s.dash for s in first}) == len({s.marker for s in first}) == len({s.color for s in first}) == 6
-    )
+    assert len({s.dash for s in first}) == len({s.marker for s in first}) == len({s.color for s in first}) == 6
     training = training_figure()
     drawn = to_matplotlib(training).axes
     colors = {(line.get_label(), line.get_color()) for ax in drawn for line in ax.lines}
@@ -240,9 +236,7 @@ def test_the_legend_does_not_cover_a_panel():
 def test_print_size_and_fonts():
     drawn = to_matplotlib(training_figure())
     assert drawn.get_size_inches()[0] == 6.5
-    texts = [
-        t for ax in drawn.axes for t in (*ax.get_xticklabels(), ax.xaxis.label, ax.yaxis.label, ax.title)
-    ]
+    texts = [t for ax in drawn.axes for t in (*ax.get_xticklabels(), ax.xaxis.label, ax.yaxis.label, ax.title)]
     assert all(7.5 <= t.get_fontsize() <= 9 for t in texts)
     pdf = matplotlib_bytes(points_figure(), "pdf")
     assert pdf.startswith(b"%PDF")
@@ -260,13 +254,8 @@ def test_the_users_matplotlib_stays_as_it_is():
     matplotlib_bytes(points_figure(), "png")
     assert dict(mpl.rcParams) == before
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1] / "src")}
-    code = (
-        "import flatmin.report, sys;"
-        "print([m for m in ('matplotlib', 'plotly', 'xarray') if m in sys.modules])"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )
+    code = "import flatmin.report, sys;print([m for m in ('matplotlib', 'plotly', 'xarray') if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert answer.stdout.strip() == "[]"
 
 
@@ -347,9 +336,7 @@ def assert_same(one, other):
 
 def odd_figure():
     values = [1e-300, np.nan, np.inf, -0.0, 0.1 + 0.2]
-    series = Series(
-        "ü <b> $x$", np.arange(5, dtype=np.int64) + 2**53, values, low=values, high=values, kind="points"
-    )
+    series = Series("ü <b> $x$", np.arange(5, dtype=np.int64) + 2**53, values, low=values, high=values, kind="points")
     panels = (
         Panel("", Axis("time", "seconds since 2000-01-01"), Axis("", limits=(0.0, 1.0)), (series, series)),
         ImagePanel("flags", np.array([[True, False]])),
@@ -526,9 +513,7 @@ def test_the_page_draws_in_a_browser(run, browse, options):
     plots = dom.count('class="plot js-plotly-plot"')
     assert plots == panels == 10
     assert len(re.findall(r'<svg class="main-svg"', dom)) >= panels
-    assert (
-        dom.count('class="trace scatter') >= 4 * 4 + 2
-    )  # bands and lines of the first figure, two references
+    assert dom.count('class="trace scatter') >= 4 * 4 + 2  # bands and lines of the first figure, two references
     assert len(re.findall(r'<g class="heatmaplayer mlayer"><g class="hm"', dom)) >= 5
     assert "Share chart" not in dom  # plotly's upload
     ink = style.INK if "1400" in options[0] else "#e8e8ea"
@@ -555,9 +540,7 @@ def test_the_console_is_heard(tmp_path, browse):
 
 
 def test_plot_data_is_json_with_all_points(page):
-    found = dict(
-        re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', page, flags=re.DOTALL)
-    )
+    found = dict(re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', page, flags=re.DOTALL))
     plot = json.loads(found["plot-1-0-data"])
     assert {t["meta"] for t in plot["data"]} == {"SGD with label noise", "plain SGD"}
     assert plot["layout"]["yaxis"]["type"] == "log"

@@ -192,9 +192,7 @@ def test_damage_is_named(finished, name, how):
         content[len(content) // 2] ^= 1
         file.write_bytes(content if how == "flip" else content[: len(content) // 2])
     expected = (
-        (UsageError, "without spec.json")
-        if (name, how) == ("spec.json", "delete")
-        else (JobError, f"damaged, {name}")
+        (UsageError, "without spec.json") if (name, how) == ("spec.json", "delete") else (JobError, f"damaged, {name}")
     )
     with pytest.raises(expected[0], match=expected[1]):
         load_run(finished.path)
@@ -340,9 +338,7 @@ def test_the_first_complete_writer_wins(tmp_path):
 
     def meanwhile(run, folder):
         render(run, folder)
-        assert obtain_run(EXPERIMENT, Spec(), first, out=tmp_path)[
-            1
-        ]  # another process, in the middle of ours
+        assert obtain_run(EXPERIMENT, Spec(), first, out=tmp_path)[1]  # another process, in the middle of ours
 
     second = Count()
     run, _ = obtain_run(EXPERIMENT, Spec(), second, out=tmp_path, render=meanwhile)

@@ -72,7 +72,9 @@ def test_depth_two_regulariser_is_the_minimum_over_the_fibre():
 def test_depth_two_regulariser_is_four_times_the_scaled_nuclear_programme():
     """Theory and solvers are each other's oracles: the flattest interpolator of two factors."""
     measurements = gaussian(jax.random.key(3), 14, (4, 5))
-    truth = jnp.outer(*[jax.random.normal(k, (n,)) for k, n in zip(jax.random.split(jax.random.key(4)), (4, 5), strict=True)])
+    truth = jnp.outer(
+        *[jax.random.normal(k, (n,)) for k, n in zip(jax.random.split(jax.random.key(4)), (4, 5), strict=True)]
+    )
     program = MinScaledNuclearNorm(measurements, measurements.forward(truth))
     solution = solve(program)
     assert float(theory.depth_two_regulariser(measurements, solution.matrix)) == pytest.approx(

@@ -135,9 +135,7 @@ def from_dataset(dataset: "xr.Dataset") -> Figure:
         raise UsageError("dataset: got one without a figure, expected what to_dataset wrote")
     plain = json.loads(str(dataset[_MARK].item()))
     if plain.pop("format") != _FORMAT:
-        raise UsageError(
-            f"dataset: got a figure of another format, expected {_FORMAT}; use the flatmin that wrote it"
-        )
+        raise UsageError(f"dataset: got a figure of another format, expected {_FORMAT}; use the flatmin that wrote it")
     panels = tuple(_panel(dataset, _letter(i), entry) for i, entry in enumerate(plain.pop("panels")))
     return Figure(panels=panels, **plain)
 
@@ -169,11 +167,7 @@ def _panel(dataset: "xr.Dataset", name: str, plain: dict[str, Any]) -> AnyPanel:
 
 
 def _series(dataset: "xr.Dataset", name: str, plain: dict[str, Any]) -> Series:
-    ends = {
-        e: dataset[f"{name}_{e}"].values
-        for e in ("x", "y", "low", "high")
-        if f"{name}_{e}" in dataset.variables
-    }
+    ends = {e: dataset[f"{name}_{e}"].values for e in ("x", "y", "low", "high") if f"{name}_{e}" in dataset.variables}
     plain.update(ends)
     return Series(**plain)
 

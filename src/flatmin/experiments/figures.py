@@ -162,8 +162,7 @@ class HeatmapPanel:
         expected = (len(np.asarray(self.y_values)), len(np.asarray(self.x_values)))
         if np.shape(self.values) != expected:
             raise UsageError(
-                f"{where}: got values of shape {np.shape(self.values)}, "
-                f"expected {expected} = (y_values, x_values)"
+                f"{where}: got values of shape {np.shape(self.values)}, expected {expected} = (y_values, x_values)"
             )
 
 

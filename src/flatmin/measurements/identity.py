@@ -107,6 +107,4 @@ def _(op: IdentityMeasurements):
 
 @take.register
 def _(op: IdentityMeasurements, indices: Int[Array, " B"]):
-    return EntryMeasurements(
-        indices // op.matrix_shape[1], indices % op.matrix_shape[1], op.matrix_shape
-    )
+    return EntryMeasurements(indices // op.matrix_shape[1], indices % op.matrix_shape[1], op.matrix_shape)

@@ -131,5 +131,3 @@ def _(op: RegressionMeasurements, left, right):
 def _(op: RegressionMeasurements, indices: Int[Array, " B"]):
     outputs = jnp.eye(op.num_outputs, dtype=op.inputs.dtype)[indices % op.num_outputs]
     return LowRankMeasurements(outputs[:, None], op.inputs[indices // op.num_outputs][:, None])
-
-

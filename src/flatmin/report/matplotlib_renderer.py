@@ -245,15 +245,8 @@ def _draw_heatmap(ax: "Axes", panel: HeatmapPanel) -> None:
 
     low, high = style.color_range(panel)
     norm = (LogNorm if panel.color.log else Normalize)(low, high)
-<<<<<<< HEAD
     image = ax.imshow(grid_of(panel), origin="lower", cmap="gray", norm=norm, aspect="auto", interpolation="nearest")
-    _mark_missing(ax, grid_of(panel))
-=======
-    image = ax.imshow(
-        grid_of(panel), origin="lower", cmap="gray", norm=norm, aspect="auto", interpolation="nearest"
-    )
     _mark_missing(ax, panel)
->>>>>>> report
     for name, values in (("x", np.asarray(panel.x_values)), ("y", np.asarray(panel.y_values))):
         axis = getattr(panel, name)
         chosen = style.grid_ticks(values)
@@ -280,9 +273,7 @@ def _mark_missing(ax: "Axes", panel: HeatmapPanel | ImagePanel) -> None:
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    cells = [
-        Rectangle((column - 0.5, row - 0.5), 1, 1) for row, column in np.argwhere(np.isnan(grid_of(panel)))
-    ]
+    cells = [Rectangle((column - 0.5, row - 0.5), 1, 1) for row, column in np.argwhere(np.isnan(grid_of(panel)))]
     if cells:
         hatch = _HATCH if style.crosses_missing(panel) else None
         ax.add_collection(

@@ -68,8 +68,7 @@ def render_page(run: Run, figures: Mapping[str, Figure], images: Mapping[str, by
     sections = {key: part for key, part in sections.items() if part[1]}
     links = "".join(f'<li><a href="#{key}">{heading}</a></li>' for key, (heading, _) in sections.items())
     body = "".join(
-        f'<section id="{key}" aria-labelledby="{key}-heading">'
-        f'<h2 id="{key}-heading">{heading}</h2>{text}</section>'
+        f'<section id="{key}" aria-labelledby="{key}-heading"><h2 id="{key}-heading">{heading}</h2>{text}</section>'
         for key, (heading, text) in sections.items()
     )
     title = html.escape(run.experiment.title)
@@ -241,9 +240,7 @@ def _swatch(entry: style.LegendEntry) -> str:
 
 def _missing_swatch(figure: Figure) -> str:
     box = f'<rect x="10" y="0" width="14" height="14" fill="{_color(style.MISSING)}"/>'
-    crossed = any(
-        not isinstance(p, Panel) and style.crosses_missing(p) for p in figure.panels if has_missing(p)
-    )
+    crossed = any(not isinstance(p, Panel) and style.crosses_missing(p) for p in figure.panels if has_missing(p))
     cross = f'<path d="M14 4l6 6m0 -6l-6 6" stroke="{_color(style.MISSING_CROSS)}"/>' if crossed else ""
     return f'<svg width="34" height="14" aria-hidden="true">{box}{cross}</svg>'
 
@@ -277,13 +274,7 @@ def _certificates(certificates: tuple[Certificate, ...]) -> str:
         "Iterations",
         "Outcome",
     )
-<<<<<<< HEAD
-    note = (
-        "The optimum lies between the dual bound and the primal value; both were computed from the stored points alone."
-    )
-=======
     note = "The optimum lies between the dual bound and the primal value."
->>>>>>> report
     return f"{_table('Certificates', header, rows, stack=True)}<p class='note'>{note}</p>"
 
 

@@ -104,15 +104,8 @@ def panel_to_plotly(panel: AnyPanel, styles: dict[str, style.Style]) -> "go.Figu
     if isinstance(panel, ImagePanel):
         rows, columns = grid_of(panel).shape
         height = int(np.clip(380 * rows / columns, 120, 420))
-<<<<<<< HEAD
-    margin = {"l": 8, "r": 12, "t": 10, "b": 8}
-    return go.Figure(traces, _layout(height=height, margin=margin, showlegend=False, xaxis=x_axis, yaxis=y_axis))
-=======
     margin = {"l": 8, "r": 12, "t": 28, "b": 8}
-    return go.Figure(
-        traces, _layout(height=height, margin=margin, showlegend=False, xaxis=x_axis, yaxis=y_axis)
-    )
->>>>>>> report
+    return go.Figure(traces, _layout(height=height, margin=margin, showlegend=False, xaxis=x_axis, yaxis=y_axis))
 
 
 def panel_parts(

@@ -6,12 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-<<<<<<< HEAD
 from flatmin.experiments.figures import (
-=======
-from flatmin.experiments.numbers import format_number, power_of_ten
-from flatmin.experiments.figures import (
->>>>>>> report
     Axis,
     Figure,
     HeatmapPanel,
@@ -21,7 +16,7 @@ from flatmin.experiments.figures import (
     Series,
     grid_of,
 )
-from flatmin.experiments.numbers import power_of_ten
+from flatmin.experiments.numbers import format_number, power_of_ten
 
 # Okabe and Ito's colours without yellow (too light on white), darkest first
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -221,9 +216,7 @@ def grid_ticks(values: np.ndarray, most: int = 7) -> list[int]:
     least = max(1, math.ceil(len(values) / most))
     if least == 1:
         return list(range(len(values)))
-    choices = [
-        list(range(start, len(values), step)) for step in range(least, 2 * least) for start in range(step)
-    ]
+    choices = [list(range(start, len(values), step)) for step in range(least, 2 * least) for start in range(step)]
     return min(choices, key=lambda chosen: np.mean([_digits(float(values[i])) for i in chosen]))
 
 
@@ -246,11 +239,7 @@ def tick_text(value: float, axis: Axis, limits: tuple[float, float]) -> str:
             return f"{value:.6g}"
         power = math.floor(math.log10(value) + 1e-9)
         factor = value / 10.0**power
-        return (
-            power_of_ten(power)
-            if math.isclose(factor, 1, rel_tol=1e-6)
-            else f"{factor:.3g}×{power_of_ten(power)}"
-        )
+        return power_of_ten(power) if math.isclose(factor, 1, rel_tol=1e-6) else f"{factor:.3g}×{power_of_ten(power)}"
     largest = max(abs(low), abs(high))
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if largest >= (10 * size if size == 1e3 else 2 * size):
