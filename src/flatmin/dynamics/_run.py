@@ -169,7 +169,7 @@ def run(
         store = Store(checkpoint, fingerprint(*model.whole, params, key))
         point = _load(store, point, log, times, measures, steps) or point
 
-    draws, block, interrupted = None, None, False
+    draws, block, first, interrupted = None, None, np.zeros((), np.int32), False
     try:
         if point.position == 0 and not log:
             log.append((0, {name: measure(point.state.params) for name, measure in measures.items()}))
@@ -257,7 +257,7 @@ class _Measure:
     def __init__(self, model: Model, fn: Callable[[PyTree], PyTree]):
         # a bound method of the objective sees each run's own objective
         own = getattr(fn, "__self__", None) is model.whole[1]
-        self._arguments = (*model.parts, fn.__func__ if own else fn, own)
+        self._arguments = (*model.parts, getattr(fn, "__func__", fn) if own else fn, own)
 
     def __call__(self, params: PyTree) -> PyTree:
         return _engine.measure(*self._arguments, params)

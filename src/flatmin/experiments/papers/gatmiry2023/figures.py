@@ -30,7 +30,7 @@ def _curves(results: Results, depth: int, quantity: str) -> tuple[Series, ...]:
     for dynamics in DYNAMICS:
         values = results.of(depth, dynamics)[quantity].isel(step=slice(1, None))
         # the geometric mean: curves of different seeds differ by factors
-        middle = np.exp(np.log(np.maximum(values, 1e-300)).mean("seed").values)
+        middle = np.exp(np.log(np.maximum(values.values, 1e-300)).mean(axis=values.get_axis_num("seed")))
         low = high = None
         if len(results.seeds) > 1:
             low, high = values.min("seed").values, values.max("seed").values
