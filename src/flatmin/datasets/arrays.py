@@ -50,7 +50,9 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UsageError(f"{path.name}: got a single array, expected an .npz archive; write it with numpy.savez")
+                raise UsageError(
+                    f"{path.name}: got a single array, expected an .npz archive; write it with numpy.savez"
+                )
             return {name: archive[name] for name in archive.files}
     except UsageError:
         raise

@@ -165,7 +165,9 @@ def _numbered(name: str, column: str, keys: Any, lines: np.ndarray, size: int, a
     try:
         codes = np.asarray(keys, dtype=np.float64)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{name}, {column}: got labels, but shape asks for numbers from 0; leave --shape out") from error
+        raise UsageError(
+            f"{name}, {column}: got labels, but shape asks for numbers from 0; leave --shape out"
+        ) from error
     if np.any(codes != np.floor(codes)):
         at = int(np.argmax(codes != np.floor(codes)))
         raise UsageError(f"{name}, {column}: line {lines[at]} holds {codes[at]}, expected a whole number from 0")
