@@ -136,7 +136,9 @@ def from_dataset(dataset: "xr.Dataset") -> Figure:
         raise UsageError("dataset: got one without a figure, expected what to_dataset wrote")
     plain = json.loads(str(dataset[_MARK].item()))
     if plain.pop("format") != _FORMAT:
-        raise UsageError(f"dataset: got a figure of another format, expected {_FORMAT}; use the flatmin that wrote it")
+        raise UsageError(
+            f"dataset: got a figure of another format, expected {_FORMAT}; use the flatmin that wrote it"
+        )
     types = plain.pop("types")  # NetCDF-3 has no 64-bit integers
     dataset = dataset.assign({n: (dataset[n].dims, dataset[n].values.astype(t)) for n, t in types.items()})
     panels = tuple(_panel(dataset, _letter(i), entry) for i, entry in enumerate(plain.pop("panels")))

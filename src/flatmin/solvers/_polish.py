@@ -36,7 +36,9 @@ def affordable(white: Whitened, rank: int) -> bool:
 
 
 @eqx.filter_jit
-def _forward_many(white: Whitened, left: Float[Array, "B d1"], right: Float[Array, "B d2"]) -> Float[Array, "B k"]:
+def _forward_many(
+    white: Whitened, left: Float[Array, "B d1"], right: Float[Array, "B d2"]
+) -> Float[Array, "B k"]:
     return jax.vmap(lambda u, v: white.forward(u[:, None] * v[None, :]))(left, right)
 
 
