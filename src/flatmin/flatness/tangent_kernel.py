@@ -111,7 +111,7 @@ def gauss_newton_spectrum(problem: RecoveryProblem, params: PyTree) -> Float[Arr
             for S, T, e in outer_grams(params)
         )
         values, vectors = jnp.linalg.eigh(moment_matrix(problem.measurements))
-        root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+        root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]
         small = root.T @ outer @ root
     elif isinstance(problem.parameterization, DeepMatrix) or m <= sum(x.size for x in jax.tree.leaves(params)):
         small = tangent_kernel(problem, params)
