@@ -45,7 +45,9 @@ def dense_hessian(par: AbstractParameterization, params, tensor, targets):
     return jax.hessian(loss)(flat)
 
 
-CASES = [(k, p) for p in PARAMETERIZATIONS for k in KINDS if not p.startswith("quad") and (p == "deep3" or k in KINDS[:3])]
+CASES = [
+    (k, p) for p in PARAMETERIZATIONS for k in KINDS if not p.startswith("quad") and (p == "deep3" or k in KINDS[:3])
+]
 CASES += [(k, p) for p in PARAMETERIZATIONS for k in SQUARE_KINDS if p.startswith("quad")]
 CASES += [("symmetrised_dense-3x3", "deep3"), ("symmetrised_dense-3x3", "hadamard3")]
 
@@ -131,7 +133,9 @@ def test_scaled_trace_refuses_other_depths():
 # ----------------------------------------------------------------------------- eigenvalues
 
 
-@pytest.mark.parametrize(("kind", "parameterization"), [("low_rank-3x4", "deep3"), ("symmetrised_dense-3x3", "quadratic")])
+@pytest.mark.parametrize(
+    ("kind", "parameterization"), [("low_rank-3x4", "deep3"), ("symmetrised_dense-3x3", "quadratic")]
+)
 @pytest.mark.parametrize("interpolate", [True, False])
 def test_sharpness_lowest_curvature_and_spectrum_against_dense_eigenvalues(kind, parameterization, interpolate):
     problem, params, tensor = build(kind, parameterization, interpolate=interpolate)
@@ -266,9 +270,15 @@ def test_least_squares_minimiser_with_residual_left():
 
 
 def test_tangent_kernel_of_every_parameterization_against_the_jacobian():
-    for kind, parameterization in (("low_rank-3x4", "deep3"), ("regression-1x4", "deep2"), ("dense_square", "quadratic")):
+    for kind, parameterization in (
+        ("low_rank-3x4", "deep3"),
+        ("regression-1x4", "deep2"),
+        ("dense_square", "quadratic"),
+    ):
         problem, params, _ = build(kind, parameterization)
-        rows = [ravel_pytree(jax.grad(lambda p, i=i: problem.predict(p)[i])(params))[0] for i in range(problem.num_samples)]
+        rows = [
+            ravel_pytree(jax.grad(lambda p, i=i: problem.predict(p)[i])(params))[0] for i in range(problem.num_samples)
+        ]
         J = np.stack(rows)
         np.testing.assert_allclose(flatness.tangent_kernel(problem, params), J @ J.T, rtol=0, atol=1e-13 * np.sum(J**2))
         values = flatness.gauss_newton_spectrum(problem, params)
@@ -459,7 +469,10 @@ MISTAKES = {
         lambda: flatness.sharpness(sum_of_squares, {"x": jnp.ones(3, int)}),
         r"params: got leaves of type \['int64'\], expected floating point arrays",
     ),
-    "no parameters": (lambda: flatness.sharpness(lambda p: 0.0, {}), r"params: got leaves of type \[\], expected float"),
+    "no parameters": (
+        lambda: flatness.sharpness(lambda p: 0.0, {}),
+        r"params: got leaves of type \[\], expected float",
+    ),
     "vector loss": (
         lambda: flatness.sharpness(lambda p: p["x"], SOMEWHERE),
         r"loss: got an output of shape \(4,\), expected a scalar",

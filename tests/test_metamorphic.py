@@ -147,9 +147,7 @@ def test_hadamard_laws():
     rng = np.random.default_rng(6)
     A, b = rng.standard_normal((CASES, M, 3, 2)), rng.standard_normal((CASES, M))
     V = tuple(rng.standard_normal((CASES, 3, 2)) for _ in range(3))
-    run = jax.jit(
-        jax.vmap(lambda A, b, V: _value(RecoveryProblem(fm.DenseMeasurements(A), Hadamard((3, 2), 3), b), V))
-    )
+    run = jax.jit(jax.vmap(lambda A, b, V: _value(RecoveryProblem(fm.DenseMeasurements(A), Hadamard((3, 2), 3), b), V)))
     before = {"blocks": np.asarray(run(A, b, V))}
     same({"blocks": np.asarray(run(A, b, (V[2], V[0], V[1])))}, {"blocks": before["blocks"][:, [2, 0, 1]]})
     signs, rows = rng.choice([-1.0, 1.0], (CASES, 3, 2)), np.array([2, 0, 1])

@@ -108,7 +108,9 @@ def test_no_gauge_transformation_goes_below_the_flattest_point(widths, rank):
     d0, dL = widths[0], widths[-1]
     op = fm.scaled(fm.identity((dL, d0)), (d0 * dL) ** 0.5)
     problem = RecoveryProblem(op, par, op.forward(jnp.asarray(M)))
-    lowest = 2 * depth * (d0 * dL) ** (1 / depth) * np.linalg.svd(M, compute_uv=False).sum() ** (2 * (depth - 1) / depth)
+    lowest = (
+        2 * depth * (d0 * dL) ** (1 / depth) * np.linalg.svd(M, compute_uv=False).sum() ** (2 * (depth - 1) / depth)
+    )
     start = par.init_params(KEY, Balanced(jnp.asarray(M)))
     flat, unravel = ravel_pytree([jnp.eye(w) for w in widths[1:-1]])
 
@@ -233,14 +235,20 @@ def test_deep_matrix_by_depth():
 
 DEEP, HAD, QUAD = DeepMatrix((3, 3, 3)), Hadamard((2, 3), 2), Quadratic(3, 1, 1)
 MISTAKES = {
-    "one width": (lambda: DeepMatrix((3,)), r"widths: got \(3,\), expected \(d_0, ..., d_L\) with at least two entries"),
+    "one width": (
+        lambda: DeepMatrix((3,)),
+        r"widths: got \(3,\), expected \(d_0, ..., d_L\) with at least two entries",
+    ),
     "zero width": (lambda: DeepMatrix((3, 0, 3)), r"widths: got \(3, 0, 3\), expected .* all at least 1"),
     "narrow": (lambda: DeepMatrix((4, 2, 3)), r"hidden width 2 in \(4, 2, 3\), below min\(d_0, d_L\) = 3; widen the"),
     "depth": (lambda: deep_matrix((3, 3), 0), "depth: got 0, expected at least 1"),
     "width": (lambda: deep_matrix((3, 3), 2, 2), "hidden width 2"),
     "hadamard depth": (lambda: Hadamard((2, 2), 0), r"depth, shape: got 0 and \(2, 2\), expected values of at least 1"),
     "hadamard shape": (lambda: Hadamard((2, 0), 1), r"depth, shape: got 1 and \(2, 0\)"),
-    "quadratic none": (lambda: Quadratic(3, 0, 0), "got 3, 0, 0; expected a dimension of at least 1 and at least one unit"),
+    "quadratic none": (
+        lambda: Quadratic(3, 0, 0),
+        "got 3, 0, 0; expected a dimension of at least 1 and at least one unit",
+    ),
     "quadratic negative": (lambda: Quadratic(3, -1, 2), "dimension, positive, negative: got 3, -1, 2"),
     "quadratic dimension": (lambda: Quadratic(0, 1), "dimension, positive, negative: got 0, 1, 0"),
     "gaussian": (lambda: Gaussian(0.0), "scale: got 0.0, expected a positive finite value"),
@@ -249,9 +257,18 @@ MISTAKES = {
     "orthogonal": (lambda: Orthogonal(float("inf")), "gain: got inf, expected a positive finite value"),
     "balanced vector": (lambda: Balanced(np.ones(3)), r"matrix: got shape \(3,\), expected a matrix \(d1, d2\)"),
     "flattest nan": (lambda: Flattest(np.array([[np.nan]])), r"matrix: got 1 value\(s\) that are NaN"),
-    "deep shape": (lambda: DEEP.init_params(KEY, Balanced(np.ones((2, 3)))), r"matrix: got shape \(2, 3\), expected \(3, 3\)"),
-    "hadamard matrix": (lambda: HAD.init_params(KEY, Balanced(np.ones((3, 2)))), r"got shape \(3, 2\), expected \(2, 3\)"),
-    "quadratic matrix": (lambda: QUAD.init_params(KEY, Balanced(np.ones((2, 2)))), r"got shape \(2, 2\), expected \(3, 3\)"),
+    "deep shape": (
+        lambda: DEEP.init_params(KEY, Balanced(np.ones((2, 3)))),
+        r"matrix: got shape \(2, 3\), expected \(3, 3\)",
+    ),
+    "hadamard matrix": (
+        lambda: HAD.init_params(KEY, Balanced(np.ones((3, 2)))),
+        r"got shape \(3, 2\), expected \(2, 3\)",
+    ),
+    "quadratic matrix": (
+        lambda: QUAD.init_params(KEY, Balanced(np.ones((2, 2)))),
+        r"got shape \(2, 2\), expected \(3, 3\)",
+    ),
     "quadratic skew": (
         lambda: QUAD.init_params(KEY, Balanced(np.triu(np.ones((3, 3))))),
         r"matrix: got a matrix that is not symmetric; pass \(M \+ M.T\) / 2",

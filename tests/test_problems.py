@@ -48,10 +48,12 @@ def test_losses_are_plain_means_of_squares(kind):
     indices, shift = [2, 0, 2, 5, 2], numbers(301, 5)
     plain = sum(residuals[i] ** 2 for i in indices) / 5
     moved = sum(((tensor[i] * X).sum() - (targets[i] + s)) ** 2 for i, s in zip(indices, shift, strict=True)) / 5
-    batch = jax.jit(problem.batch_loss)
+    batch = eqx.filter_jit(problem.batch_loss)
     np.testing.assert_allclose(batch(params, jnp.asarray(indices), None), plain, rtol=1e-12)
     np.testing.assert_allclose(batch(params, jnp.asarray(indices), jnp.asarray(shift)), moved, rtol=1e-12)
-    np.testing.assert_allclose(problem.batch_loss(params, jnp.arange(len(targets)), None), total / len(targets), rtol=1e-12)
+    np.testing.assert_allclose(
+        problem.batch_loss(params, jnp.arange(len(targets)), None), total / len(targets), rtol=1e-12
+    )
     again = jax.tree.unflatten(*reversed(jax.tree.flatten(problem)))
     assert eqx.tree_equal(again, problem)
 
@@ -60,7 +62,9 @@ def test_a_function_is_an_objective_of_one_sample():
     objective = FunctionObjective(lambda p: 3 * jnp.sum(p**2))
     assert objective.num_samples == 1
     assert float(objective.loss(jnp.array([1.0, 2.0]))) == 15
-    with pytest.raises(ValueError, match="a bare function has no samples to draw a mini-batch from; use GradientDescent"):
+    with pytest.raises(
+        ValueError, match="a bare function has no samples to draw a mini-batch from; use GradientDescent"
+    ):
         objective.batch_loss(jnp.ones(2), jnp.array([0]), None)
 
 
@@ -126,9 +130,7 @@ def test_deep_linear_regression_is_least_squares():
         assert problem.parameterization.widths == (3, 3, 3, q)
         params = parameters(problem.parameterization, 2)
         W = np.linalg.multi_dot([np.asarray(w) for w in params[::-1]])
-        expected = sum(
-            (W[k] @ X[i] - outputs.reshape(7, q)[i, k]) ** 2 for i in range(7) for k in range(q)
-        ) / (7 * q)
+        expected = sum((W[k] @ X[i] - outputs.reshape(7, q)[i, k]) ** 2 for i in range(7) for k in range(q)) / (7 * q)
         np.testing.assert_allclose(problem.loss(params), expected, rtol=1e-13)
 
 
@@ -141,7 +143,10 @@ MISTAKES = {
     "targets": (lambda: RecoveryProblem(OP, PAR, jnp.zeros(5)), r"targets: got shape \(5,\), expected \(6,\)"),
     "targets nan": (lambda: RecoveryProblem(OP, PAR, jnp.full(6, jnp.nan)), r"targets: got 6 value\(s\) that are NaN"),
     "noise": (lambda: planted(KEY, OP, PAR, jnp.zeros((2, 3)), -0.1), "noise: got -0.1, expected a value >= 0"),
-    "noise nan": (lambda: planted(KEY, OP, PAR, jnp.zeros((2, 3)), float("nan")), "noise: got nan, expected a value >= 0"),
+    "noise nan": (
+        lambda: planted(KEY, OP, PAR, jnp.zeros((2, 3)), float("nan")),
+        "noise: got nan, expected a value >= 0",
+    ),
     "rank": (lambda: low_rank_matrix(KEY, (3, 4), 4), r"rank: got 4, expected 1 <= rank <= min\(d1, d2\) = 3"),
     "rank zero": (lambda: matrix_sensing(KEY, (3, 4), 0, 5), "rank: got 0, expected 1 <= rank"),
     "ensemble": (
@@ -151,9 +156,15 @@ MISTAKES = {
     "m": (lambda: matrix_sensing(KEY, (3, 4), 1, 0), "num_measurements: got 0, expected a value >= 1"),
     "sensing noise": (lambda: matrix_sensing(KEY, (3, 4), 1, 5, noise=-1.0), "noise: got -1.0"),
     "width": (lambda: matrix_sensing(KEY, (3, 4), 1, 5, width=2), "hidden width 2"),
-    "fraction": (lambda: matrix_completion(KEY, (3, 4), 1, 1.5), r"fraction: got 1.5, expected a probability in \(0, 1\]"),
+    "fraction": (
+        lambda: matrix_completion(KEY, (3, 4), 1, 1.5),
+        r"fraction: got 1.5, expected a probability in \(0, 1\]",
+    ),
     "nothing seen": (lambda: matrix_completion(KEY, (2, 2), 1, 1e-9), r"rows: got no entries \(m = 0\)"),
-    "samples": (lambda: quadratic_network(KEY, 3, 0, positive=1, negative=0), "num_samples: got 0, expected a value >= 1"),
+    "samples": (
+        lambda: quadratic_network(KEY, 3, 0, positive=1, negative=0),
+        "num_samples: got 0, expected a value >= 1",
+    ),
     "units": (lambda: quadratic_network(KEY, 3, 4, positive=0, negative=0), "at least one unit"),
     "regression rows": (
         lambda: deep_linear_regression(jnp.ones((4, 2)), jnp.ones(3), depth=2),
@@ -164,7 +175,10 @@ MISTAKES = {
         r"inputs, outputs: got shapes \(4, 2\) and \(4, 1, 1\)",
     ),
     "regression depth": (lambda: deep_linear_regression(jnp.ones((4, 2)), jnp.ones(4), depth=0), "depth: got 0"),
-    "regression nan": (lambda: deep_linear_regression(jnp.full((4, 2), jnp.inf), jnp.ones(4), depth=1), "inputs: got 8 val"),
+    "regression nan": (
+        lambda: deep_linear_regression(jnp.full((4, 2), jnp.inf), jnp.ones(4), depth=1),
+        "inputs: got 8 val",
+    ),
     "regression targets": (
         lambda: deep_linear_regression(jnp.ones((2, 2)), jnp.array([1.0, jnp.nan]), depth=1),
         r"targets: got 1 value\(s\) that are NaN or infinite, the first at index \(1,\)",
