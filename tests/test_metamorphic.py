@@ -1,5 +1,7 @@
 """Changes of the problem under which every flatness moves by a known law; 1000 random cases each."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +40,7 @@ def base():
     rng = np.random.default_rng(0)
     A = rng.standard_normal((CASES, M, WIDTHS[-1], WIDTHS[0]))
     b = rng.standard_normal((CASES, M))
-    W = tuple(rng.standard_normal((CASES, o, i)) for i, o in zip(WIDTHS, WIDTHS[1:], strict=False))
+    W = tuple(rng.standard_normal((CASES, o, i)) for i, o in itertools.pairwise(WIDTHS))
     return A, b, W, ask(A, b, W)
 
 

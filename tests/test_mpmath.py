@@ -181,7 +181,7 @@ def worst(cases) -> dict[str, float]:
 
 def check(cases):
     figures = worst(cases)
-    print({k: round(v, 3) for k, v in figures.items()})  # noqa: T201
+    print({k: round(v, 3) for k, v in figures.items()})
     assert figures
     for name, value in figures.items():
         assert value <= 50, f"{name}: relative error is {value:.1f} n eps"

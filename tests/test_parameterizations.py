@@ -1,12 +1,13 @@
 """Every parameterization with every scheme: the promised matrix, shapes, statistics and flatness."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from registry import PARAMETERIZATIONS, numbers, parameters, tangible
 from scipy.optimize import minimize
 
 import flatmin.measurements as fm
@@ -24,6 +25,7 @@ from flatmin.parameterizations import (
     deep_matrix,
 )
 from flatmin.problems import RecoveryProblem
+from registry import PARAMETERIZATIONS, numbers, parameters, tangible
 
 KEY = jax.random.key(11)
 EPS = float(np.finfo(np.float64).eps)
@@ -80,10 +82,10 @@ def test_balanced_and_flattest_multiply_to_their_matrix(widths, rank):
     balanced = par.init_params(KEY, Balanced(jnp.asarray(M)))
     flattest = par.init_params(KEY, Flattest(jnp.asarray(M)))
     for params in (balanced, flattest):
-        assert [w.shape for w in params] == [(b, a) for a, b in zip(widths, widths[1:], strict=False)]
+        assert [w.shape for w in params] == [(b, a) for a, b in itertools.pairwise(widths)]
         assert all(np.isfinite(w).all() for w in params)
         np.testing.assert_allclose(par.matrix(params), M, rtol=0, atol=tolerance)
-    for before, after in zip(balanced, balanced[1:], strict=False):
+    for before, after in itertools.pairwise(balanced):
         np.testing.assert_allclose(after.T @ after, before @ before.T, rtol=0, atol=tolerance)
     for w in balanced:
         # a root magnifies rounding: singular values of size eps become eps^(1/L)

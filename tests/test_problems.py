@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import measurements, numbers, parameters
 
 import flatmin.measurements as fm
 from flatmin import UsageError
@@ -21,6 +20,7 @@ from flatmin.problems import (
     planted,
     quadratic_network,
 )
+from registry import measurements, numbers, parameters
 
 KEY = jax.random.key(5)
 
