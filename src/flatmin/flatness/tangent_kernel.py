@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from flatmin.flatness.deep_products import outer_grams, shift
+from flatmin.flatness.deep_products import normalise, outer_grams, shift
 from flatmin.linalg import safe_norm
 from flatmin.measurements import kernel_form, moment_matrix
 from flatmin.parameterizations import DeepMatrix
@@ -118,4 +118,5 @@ def gauss_newton_spectrum(problem: RecoveryProblem, params: PyTree) -> Float[Arr
     else:
         jacobian = _dense_jacobian(problem, params)
         small = jnp.matmul(jacobian.T, jacobian, precision=jax.lax.Precision.HIGHEST)
-    return (2 / m) * jnp.linalg.eigvalsh((small + small.T) / 2)
+    small, exponent = normalise((small + small.T) / 2)  # the eigensolver loses digits near the ends of the range
+    return shift((2 / m) * jnp.linalg.eigvalsh(small), exponent)
