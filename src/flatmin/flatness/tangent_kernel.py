@@ -75,12 +75,24 @@ def tangent_kernel(problem: RecoveryProblem, params: PyTree) -> Float[Array, "m 
         The kernel; for the deep matrix from the Gram forms of the measurements, else from the dense Jacobian.
     """
     if isinstance(problem.parameterization, DeepMatrix):
-        layers = [
-            shift(kernel_form(problem.measurements, S, T).astype(params[0].dtype), e) for S, T, e in outer_grams(params)
-        ]
-        return functools.reduce(jnp.add, layers)
+        return shift(*_scaled_kernel(problem, params))
     jacobian = _dense_jacobian(problem, params)
     return jnp.matmul(jacobian, jacobian.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _scaled_kernel(problem: RecoveryProblem, params: tuple[Array, ...]) -> tuple[Array, Array]:
+    """`(K', e)` with `K = 2^e K'` and entries of K' of order one: nothing leaves the range on the way."""
+    op = problem.measurements
+    signs = jnp.where(jnp.arange(op.num_measurements) % 2 == 0, 1, -1).astype(params[0].dtype)
+    size = normalise(op.adjoint(signs))[1]  # of the A_i, up to a small factor
+    grams = outer_grams(params)
+    highest = functools.reduce(jnp.maximum, [exponent for _, _, exponent in grams])
+    layers = []
+    for S, T, exponent in grams:
+        left = jnp.eye(op.matrix_shape[0], dtype=params[0].dtype) if S is None else S
+        kernel = kernel_form(op, shift(left, -2 * size), T).astype(params[0].dtype)
+        layers.append(shift(kernel, exponent - highest))
+    return functools.reduce(jnp.add, layers), highest + 2 * size
 
 
 def _dense_jacobian(problem: RecoveryProblem, params: PyTree) -> Float[Array, "m p"]:
@@ -104,6 +116,7 @@ def gauss_newton_spectrum(problem: RecoveryProblem, params: PyTree) -> Float[Arr
     """
     m = problem.num_samples
     d1, d2 = problem.measurements.matrix_shape
+    exponent = jnp.zeros((), jnp.int32)
     if isinstance(problem.parameterization, DeepMatrix) and m > d1 * d2:
         eye = (jnp.eye(d1, dtype=params[0].dtype), jnp.eye(d2, dtype=params[0].dtype))
         outer = sum(
@@ -113,10 +126,12 @@ def gauss_newton_spectrum(problem: RecoveryProblem, params: PyTree) -> Float[Arr
         values, vectors = jnp.linalg.eigh(moment_matrix(problem.measurements))
         root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]
         small = root.T @ outer @ root
-    elif isinstance(problem.parameterization, DeepMatrix) or m <= sum(x.size for x in jax.tree.leaves(params)):
+    elif isinstance(problem.parameterization, DeepMatrix):
+        small, exponent = _scaled_kernel(problem, params)
+    elif m <= sum(x.size for x in jax.tree.leaves(params)):
         small = tangent_kernel(problem, params)
     else:
         jacobian = _dense_jacobian(problem, params)
         small = jnp.matmul(jacobian.T, jacobian, precision=jax.lax.Precision.HIGHEST)
-    small, exponent = normalise((small + small.T) / 2)  # the eigensolver loses digits near the ends of the range
-    return shift((2 / m) * jnp.linalg.eigvalsh(small), exponent)
+    small, extra = normalise((small + small.T) / 2)  # the eigensolver loses digits near the ends of the range
+    return shift((2 / m) * jnp.linalg.eigvalsh(small), exponent + extra)
