@@ -1,6 +1,5 @@
 """The tangent kernel `K = J J^T` of the predictions; `(2/m) K` carries the non-zero spectrum where `A*(r) = 0`."""
 
-import functools
 from typing import NamedTuple
 
 import equinox as eqx
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from flatmin.flatness.deep_products import normalise, outer_grams, shift
+from flatmin.flatness.deep_products import normalise, shift, sum_layers
 from flatmin.linalg import safe_norm
 from flatmin.measurements import kernel_form, moment_matrix
 from flatmin.parameterizations import DeepMatrix
@@ -85,14 +84,13 @@ def _scaled_kernel(problem: RecoveryProblem, params: tuple[Array, ...]) -> tuple
     op = problem.measurements
     signs = jnp.where(jnp.arange(op.num_measurements) % 2 == 0, 1, -1).astype(params[0].dtype)
     size = normalise(op.adjoint(signs))[1]  # of the A_i, up to a small factor
-    grams = outer_grams(params)
-    highest = functools.reduce(jnp.maximum, [exponent for _, _, exponent in grams])
-    layers = []
-    for S, T, exponent in grams:
+
+    def kernel(S: Array | None, T: Array | None) -> Array:
         left = jnp.eye(op.matrix_shape[0], dtype=params[0].dtype) if S is None else S
-        kernel = kernel_form(op, shift(left, -2 * size), T).astype(params[0].dtype)
-        layers.append(shift(kernel, exponent - highest))
-    return functools.reduce(jnp.add, layers), highest + 2 * size
+        return kernel_form(op, shift(left, -2 * size), T).astype(params[0].dtype)
+
+    total, exponent = sum_layers(kernel, params)
+    return total, exponent + 2 * size
 
 
 def _dense_jacobian(problem: RecoveryProblem, params: PyTree) -> Float[Array, "m p"]:
@@ -119,9 +117,8 @@ def gauss_newton_spectrum(problem: RecoveryProblem, params: PyTree) -> Float[Arr
     exponent = jnp.zeros((), jnp.int32)
     if isinstance(problem.parameterization, DeepMatrix) and m > d1 * d2:
         eye = (jnp.eye(d1, dtype=params[0].dtype), jnp.eye(d2, dtype=params[0].dtype))
-        outer = sum(
-            shift(jnp.kron(eye[0] if S is None else S, eye[1] if T is None else T), e)
-            for S, T, e in outer_grams(params)
+        outer, exponent = sum_layers(
+            lambda S, T: jnp.kron(eye[0] if S is None else S, eye[1] if T is None else T), params
         )
         values, vectors = jnp.linalg.eigh(moment_matrix(problem.measurements))
         root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]
