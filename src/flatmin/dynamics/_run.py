@@ -1,4 +1,4 @@
-"""The loop behind `train` and `train_ensemble`: compiled stretches of steps, records and checkpoints between."""
+"""The loop behind `train` and `train_ensemble`: compiled stretches of steps, with records between them."""
 
 import dataclasses
 import functools
@@ -189,7 +189,7 @@ def run(
                 progress(point.position, steps)
     except KeyboardInterrupt:
         interrupted = True
-    if store is not None and point.samples:
+    if store is not None and (point.position > 0 or point.samples > 0):
         _save(store, point, log)
     result = _result(model, point, log, measures, interrupted=interrupted)
     return result.raise_if_failed() if throw else result

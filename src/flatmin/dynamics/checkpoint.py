@@ -11,6 +11,7 @@ import importlib.metadata
 import io
 import json
 import os
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -74,8 +75,6 @@ def _digest(tree: PyTree) -> str:
 
 
 def _without_addresses(text: str) -> str:
-    import re
-
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
