@@ -1,5 +1,7 @@
 """Measurements given by a dense tensor: Gaussian, Bernoulli, or the user's own matrices."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
@@ -13,6 +15,7 @@ from flatmin.measurements._generic import (
     col_gram,
     default_dtype,
     entry_gram,
+    gram_form,
     kernel_form,
     left_vector,
     materialise,
@@ -129,22 +132,86 @@ def bernoulli(
     return DenseMeasurements(jax.random.rademacher(key, shape, dtype or default_dtype()))
 
 
+BLOCK_ENTRIES = 2**16  # a block and its transpose stay in a core's cache
+
+
+def _sum_over_blocks(op: DenseMeasurements, term: Callable[[Float[Array, "n d1 d2"]], Array]) -> Array:
+    """`sum term(block)` over blocks of measurements.
+
+    The contractions below need the tensor with the measurement index in the middle. Transposed block by block
+    it costs little beside the products, and no second tensor; XLA would transpose it as a whole, which takes
+    longer than the products themselves.
+    """
+    size = max(1, BLOCK_ENTRIES // (op.tensor.shape[1] * op.tensor.shape[2]))
+    count = op.num_measurements // size
+    rest = op.tensor[count * size :]
+    if count == 0:
+        return term(rest)
+
+    def body(i, total):
+        return total + term(jax.lax.dynamic_slice_in_dim(op.tensor, i * size, size))
+
+    shape = jax.eval_shape(term, op.tensor[:size])
+    total = jax.lax.fori_loop(0, count, body, jnp.zeros(shape.shape, shape.dtype))
+    return total + term(rest) if rest.shape[0] else total
+
+
+def _times_right(block: Float[Array, "d1 n d2"], T: Float[Array, "d2 d2"] | None) -> Float[Array, "d1 n d2"]:
+    return block if T is None else apply_right(block.reshape(-1, block.shape[2]), T).reshape(block.shape)
+
+
+def _times_left(S: Float[Array, "d1 d1"] | None, block: Float[Array, "d1 n d2"]) -> Float[Array, "d1 n d2"]:
+    return block if S is None else apply_left(S, block.reshape(block.shape[0], -1)).reshape(block.shape)
+
+
 @row_gram.register
 def _(op: DenseMeasurements, T=None):
-    # one (m d1, d2)(d2, d2) product, then one contraction over (i, column)
-    right = op.tensor if T is None else apply_right(op.tensor, T)
-    return jnp.einsum("iab,icb->ac", right, op.tensor, precision=HIGHEST)
+    def term(block):
+        block = block.swapaxes(0, 1)
+        rows = block.shape[0]
+        right = _times_right(block, T).reshape(rows, -1)
+        return jnp.matmul(right, block.reshape(rows, -1).T, precision=HIGHEST)
+
+    return _sum_over_blocks(op, term)
 
 
 @col_gram.register
 def _(op: DenseMeasurements, S=None):
-    left = op.tensor if S is None else jnp.einsum("ca,iab->icb", S, op.tensor, precision=HIGHEST)
-    return jnp.einsum("iab,iac->bc", left, op.tensor, precision=HIGHEST)
+    columns = op.tensor.shape[2]
+    if S is None:
+        stacked = op.tensor.reshape(-1, columns)
+        return jnp.matmul(stacked.T, stacked, precision=HIGHEST)
+
+    def term(block):
+        block = block.swapaxes(0, 1)
+        left = _times_left(S, block).reshape(-1, columns)
+        return jnp.matmul(block.reshape(-1, columns).T, left, precision=HIGHEST)
+
+    return _sum_over_blocks(op, term)
+
+
+@gram_form.register
+def _(op: DenseMeasurements, S=None, T=None):
+    if S is None:
+        return jnp.trace(col_gram(op)) if T is None else jnp.vdot(T, col_gram(op), precision=HIGHEST)
+
+    # sum_i <S A_i, A_i T>: two products, and no third for the Gram matrix
+    def term(block):
+        block = block.swapaxes(0, 1)
+        return jnp.vdot(_times_left(S, block), _times_right(block, T), precision=HIGHEST)
+
+    return _sum_over_blocks(op, term)
 
 
 @twist_gram.register
 def _(op: DenseMeasurements, T):
-    return jnp.einsum("iab,ibc->ac", apply_right(op.tensor, T), op.tensor, precision=HIGHEST)
+    size = op.tensor.shape[2]
+
+    def term(block):
+        right = _times_right(block.swapaxes(0, 1), T).reshape(size, -1)
+        return jnp.matmul(right, block.reshape(-1, size), precision=HIGHEST)
+
+    return _sum_over_blocks(op, term)
 
 
 @kernel_form.register
