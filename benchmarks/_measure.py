@@ -89,7 +89,7 @@ def race(
             worker.ready()
     workers = {}
     for side, tried in started.items():
-        seconds = [[worker.seconds() for worker in tried] for _ in range(1 if quick else 7)]
+        seconds = [[worker.seconds() for worker in tried] for _ in range(1 if quick else 5)]
         medians = [statistics.median(column) for column in zip(*seconds, strict=True)]
         workers[side] = tried[medians.index(min(medians))]
         for worker in tried:

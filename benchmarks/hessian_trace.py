@@ -106,7 +106,7 @@ def curvlinops_xtrace(*, quick: bool) -> Side:
 
 
 def main(*, quick: bool) -> Table:
-    workers, times = race("hessian_trace", list(NAMES), rounds=3 if quick else 15, quick=quick)
+    workers, times = race("hessian_trace", list(NAMES), rounds=3 if quick else 9, quick=quick)
     truth = exact()
     errors = {}
     for side, worker in workers.items():

@@ -149,7 +149,7 @@ def compiled(*, quick: bool) -> Side:
 def main(*, quick: bool) -> Table:
     rng = np.random.default_rng(1)
     draws = [(rng.integers(SAMPLES, size=BATCH).tolist(), rng.standard_normal(BATCH).tolist()) for _ in range(20)]
-    workers, times = race("label_noise_sgd", list(NAMES), rounds=3 if quick else 15, quick=quick)
+    workers, times = race("label_noise_sgd", list(NAMES), rounds=3 if quick else 9, quick=quick)
     ends = {side: np.asarray(worker.ask("facts", draws)) for side, worker in workers.items()}
     apart = max(np.abs(end - ends["flatmin"]).max() for end in ends.values())
     if not apart < 1e-4:

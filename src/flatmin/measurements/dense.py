@@ -1,5 +1,7 @@
 """Measurements given by a dense tensor: Gaussian, Bernoulli, or the user's own matrices."""
 
+import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -25,6 +27,8 @@ from flatmin.measurements._generic import (
     take,
     twist_gram,
 )
+
+BLOCK_ENTRIES = 2**16  # a block and its transpose stay in a core's cache
 
 
 class DenseMeasurements(AbstractMeasurements):
@@ -90,6 +94,23 @@ def _check_sizes(num_measurements: int, matrix_shape: tuple[int, int]) -> tuple[
     return num_measurements, *matrix_shape
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def _draw(
+    sample: Callable[..., Array], key: Key[Array, ""], shape: tuple[int, int, int], dtype: jnp.dtype
+) -> Float[Array, "m d1 d2"]:
+    """`tensor[i] = sample(fold_in(key, i))`, some at a time: the bits of all at once take four times the tensor."""
+    count, *matrix_shape = shape
+    size = min(count, max(1, BLOCK_ENTRIES // math.prod(matrix_shape)))
+
+    def body(block, tensor):
+        first = jnp.minimum(block * size, count - size)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(size))
+        rows = jax.vmap(lambda k: sample(k, tuple(matrix_shape), dtype))(keys)
+        return jax.lax.dynamic_update_slice_in_dim(tensor, rows, first, axis=0)
+
+    return jax.lax.fori_loop(0, -(-count // size), body, jnp.zeros(shape, dtype))
+
+
 def gaussian(
     key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: jnp.dtype | None = None
 ) -> DenseMeasurements:
@@ -108,7 +129,7 @@ def gaussian(
         UsageError: if a size is below 1.
     """
     shape = _check_sizes(num_measurements, matrix_shape)
-    return DenseMeasurements(jax.random.normal(key, shape, dtype or default_dtype()))
+    return DenseMeasurements(_draw(jax.random.normal, key, shape, dtype or default_dtype()))
 
 
 def bernoulli(
@@ -129,10 +150,7 @@ def bernoulli(
         UsageError: if a size is below 1.
     """
     shape = _check_sizes(num_measurements, matrix_shape)
-    return DenseMeasurements(jax.random.rademacher(key, shape, dtype or default_dtype()))
-
-
-BLOCK_ENTRIES = 2**16  # a block and its transpose stay in a core's cache
+    return DenseMeasurements(_draw(jax.random.rademacher, key, shape, dtype or default_dtype()))
 
 
 def _sum_over_blocks(op: DenseMeasurements, term: Callable[[Float[Array, "n d1 d2"]], Array]) -> Array:
@@ -247,4 +265,5 @@ def _(op: DenseMeasurements):
 
 @take.register
 def _(op: DenseMeasurements, indices: Int[Array, " B"]):
-    return DenseMeasurements(op.tensor[indices])
+    # rows of the flat tensor: a plain copy of each
+    return DenseMeasurements(op._flat[indices].reshape(-1, *op.matrix_shape))
