@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from flatmin._core import UsageError, check_at_least, check_finite, check_shape
@@ -96,7 +97,7 @@ def _check_sizes(num_measurements: int, matrix_shape: tuple[int, int]) -> tuple[
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))
 def _draw(
-    sample: Callable[..., Array], key: Key[Array, ""], shape: tuple[int, int, int], dtype: jnp.dtype
+    sample: Callable[..., Array], key: Key[Array, ""], shape: tuple[int, int, int], dtype: DTypeLike
 ) -> Float[Array, "m d1 d2"]:
     """`tensor[i] = sample(fold_in(key, i))`, some at a time: the bits of all at once take four times the tensor."""
     count, *matrix_shape = shape
@@ -112,7 +113,7 @@ def _draw(
 
 
 def gaussian(
-    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: jnp.dtype | None = None
+    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: DTypeLike | None = None
 ) -> DenseMeasurements:
     """Matrices with independent N(0, 1) entries; `(r, delta)`-RIP for m of order r (d1 + d2) [G, Ex. 1].
 
@@ -133,7 +134,7 @@ def gaussian(
 
 
 def bernoulli(
-    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: jnp.dtype | None = None
+    key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: DTypeLike | None = None
 ) -> DenseMeasurements:
     """Matrices with independent entries +1 or -1, equally likely [G, Ex. 2].
 
