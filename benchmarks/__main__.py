@@ -34,7 +34,7 @@ def main() -> None:
         parts.append(importlib.import_module(f"benchmarks.{name}").main(quick=arguments.quick).markdown())
         print(parts[-1], end="\n\n", flush=True)
     if not arguments.names and not arguments.quick:
-        text = "\n\n".join(["# Benchmarks", "Made by `python -m benchmarks`.", machine(), *parts])
+        text = "\n\n".join(["# Benchmarks", "Tables of `python -m benchmarks`.", machine(), *parts])
         Path(__file__).with_name("RESULTS.md").write_text(text + "\n")
 
 
