@@ -7,7 +7,7 @@ from flatmin.experiments.recovery.diagnosis import predict
 from flatmin.experiments.recovery.label_noise import Trained
 from flatmin.experiments.recovery.prepared import Prepared
 
-MOST_ROWS, MOST_COLUMNS, MOST_POINTS, TILES = 512, 768, 2000, 8
+MOST_ROWS, MOST_COLUMNS, MOST_POINTS, TILES = 512, 768, 600, 8
 TINY = 1e-16
 
 
