@@ -214,7 +214,9 @@ def parameters(parameterization: AbstractParameterization, seed: int, dtype=jnp.
         case Hadamard():
             shapes = (parameterization.shape,) * parameterization.depth
         case Quadratic():
-            shapes = tuple((parameterization.dimension, k) for k in (parameterization.positive, parameterization.negative))
+            shapes = tuple(
+                (parameterization.dimension, k) for k in (parameterization.positive, parameterization.negative)
+            )
         case _:
             raise TypeError(parameterization)
     return tuple(jnp.asarray(numbers(100 + 10 * seed + i, *s), dtype) for i, s in enumerate(shapes))

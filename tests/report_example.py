@@ -9,7 +9,7 @@ EXPERIMENT = Experiment(
     name="example",
     version=1,
     title="Label noise finds flat minima in deep matrix sensing",
-    summary="Mini-batch gradient descent with and without label noise on the same planted problem, 3 seeds each.",
+    summary="Mini-batch gradient descent with and without label noise on one planted problem, 3 seeds each.",
     bibtex="@article{flat,\n  title = {Flat minima},\n  year  = {2022}\n}",
 )
 
@@ -42,12 +42,14 @@ def training_figure(points=200):
             middle = end * (start / end) ** np.exp(-steps / time)
             runs = middle * np.exp(0.12 * rng.standard_normal((3, points)) + 0.2 * rng.standard_normal((3, 1)))
             series.append(Series(label, steps, np.median(runs, 0), low=runs.min(0), high=runs.max(0)))
-        panels.append(Panel(title, x, Axis(title.lower(), log=True), tuple(series), lines.get(title, ())))
+        panels.append(
+            Panel(title, x, Axis(title[0].lower() + title[1:], log=True), tuple(series), lines.get(title, ()))
+        )
     return Figure(
         "training",
         "Training with and without label noise",
-        "Median of the loss on the measurements, the loss on held-out measurements, the trace of the Hessian and the "
-        "nuclear norm of the product. Label noise drives the last two to their minima.",
+        "The loss on the measurements, the loss on held-out measurements, the trace of the Hessian and "
+        "the nuclear norm of the product. Label noise drives the last two to their minima.",
         tuple(panels),
         intervals="minimum to maximum over 3 seeds",
     )
@@ -72,8 +74,13 @@ def points_figure():
         ),
         (ReferenceLine("largest depth proved", 7.0, axis="x"),),
     )
-    return Figure("depth", "Hutchinson's estimate on the exact line", "Trace at the flattest minimum.", (panel,),
-                  intervals="two standard errors of 64 probes; the shaded range is the theorem's")
+    return Figure(
+        "depth",
+        "Hutchinson's estimate on the exact line",
+        "Trace at the flattest minimum.",
+        (panel,),
+        intervals="two standard errors of 64 probes; the shaded range is the theorem's",
+    )
 
 
 def heatmap_figure():
@@ -84,8 +91,10 @@ def heatmap_figure():
     other[-2:, :2] = np.nan
     x, y = Axis("dimension d"), Axis("measurements m")
     color = Axis("probability of recovery", limits=(0.0, 1.0))
-    panels = (HeatmapPanel("Flat solution", x, y, d, m, values, color),
-              HeatmapPanel("Nuclear norm", x, y, d, m, other, color))
+    panels = (
+        HeatmapPanel("Flat solution", x, y, d, m, values, color),
+        HeatmapPanel("Nuclear norm", x, y, d, m, other, color),
+    )
     return Figure("recovery", "Exact recovery", "Share of 10 trials with error below 10⁻⁶.", panels)
 
 
@@ -93,8 +102,11 @@ def image_figure():
     row, column = np.mgrid[0:48, 0:64]
     truth = np.sin(row / 6.0) * np.cos(column / 9.0) + (row > 24)
     masked = np.where(np.random.default_rng(1).random(truth.shape) < 0.4, np.nan, truth)
-    panels = (ImagePanel("Truth", truth, (-1, 2)), ImagePanel("Observed", masked, (-1, 2)),
-              ImagePanel("Recovered", truth + 0.02, (-1, 2)))
+    panels = (
+        ImagePanel("Truth", truth, (-1, 2)),
+        ImagePanel("Observed", masked, (-1, 2)),
+        ImagePanel("Recovered", truth + 0.02, (-1, 2)),
+    )
     return Figure("images", "A recovered image", "A 48 × 64 picture of rank 3 from 60 % of its entries.", panels)
 
 
@@ -106,15 +118,46 @@ def content(_spec=None):
     return RunContent(
         datasets=figure_data(figures()),
         claims=(
-            Claim.at_most(250.0, name="trace-falls", statement="With label noise the trace falls to within 30 % of its minimum.",
-                          source="Theorem 3.1", predicted="≤ 250 (minimum 190)", measured=202.3, interval=(188.0, 216.5),
-                          note="interval: range over 3 seeds"),
-            Claim.at_most(0.1, name="test-loss-falls", statement="The test loss falls by orders of magnitude.",
-                          source="Figure 1", predicted="≤ 0.1", measured=0.21, interval=(0.18, 0.26)),
-            Claim.at_least(1.0, name="long-run", statement="Holds for ten million steps.", source="Section 5",
-                           predicted="≥ 1", measured=float("nan"), note="not run at the reduced size"),
+            Claim.at_most(
+                250.0,
+                name="trace-falls",
+                statement="With label noise the trace falls to within 30 % of its minimum.",
+                source="Theorem 3.1",
+                predicted="≤ 250 (minimum 190)",
+                measured=202.3,
+                interval=(188.0, 216.5),
+                note="interval: range over 3 seeds",
+            ),
+            Claim.at_most(
+                0.1,
+                name="test-loss-falls",
+                statement="The test loss falls by orders of magnitude.",
+                source="Figure 1",
+                predicted="≤ 0.1",
+                measured=0.21,
+                interval=(0.18, 0.26),
+            ),
+            Claim.at_least(
+                1.0,
+                name="long-run",
+                statement="Holds for ten million steps.",
+                source="Section 5",
+                predicted="≥ 1",
+                measured=float("nan"),
+                note="not run at the reduced size",
+            ),
         ),
-        certificates=(Certificate(name="minimum nuclear norm", method="ADMM", primal_value=1.7200000134,
-                                  dual_value=1.7199999921, gap=1.2e-8, residual=3e-10, iterations=1240,
-                                  outcome="converged", success=True),),
+        certificates=(
+            Certificate(
+                name="minimum nuclear norm",
+                method="ADMM",
+                primal_value=1.7200000134,
+                dual_value=1.7199999921,
+                gap=1.2e-8,
+                residual=3e-10,
+                iterations=1240,
+                outcome="converged",
+                success=True,
+            ),
+        ),
     )

@@ -67,9 +67,7 @@ def test_resume_gives_the_same_bits(dtype, chunk, path, key):
     assert first.outcome is Outcome.interrupted
     assert 39 <= first.step < 64
     seen = []
-    second = train(
-        objective, RULE, params, chunk=chunk, progress=lambda done, _: seen.append(done), **options
-    )
+    second = train(objective, RULE, params, chunk=chunk, progress=lambda done, _: seen.append(done), **options)
     assert min(seen) > first.step
     assert second.outcome is Outcome.completed
     assert same_bits(second.state, whole.state)
@@ -100,9 +98,7 @@ def test_a_finished_run_can_go_on(path, key):
             checkpoint=path,
             records={"l": Record(objective.loss, every=20)},
         )
-    whole = train(
-        objective, RULE, params, steps=100, key=key, records={"l": Record(objective.loss, every=20)}
-    )
+    whole = train(objective, RULE, params, steps=100, key=key, records={"l": Record(objective.loss, every=20)})
     assert same_bits(end.state, whole.state)
     same_records(end.records, whole.records)  # without the value at 50, which only the shorter run wanted
     again = train(
@@ -200,9 +196,7 @@ def test_an_untouched_file_is_accepted(saved):
 def test_truncated(saved, keep):
     raw = saved.read_bytes()
     saved.write_bytes(raw[: int(len(raw) * keep)])
-    with pytest.raises(
-        UsageError, match=r"checkpoint: .*run.ckpt is damaged \(checksum mismatch\); delete it"
-    ):
+    with pytest.raises(UsageError, match=r"checkpoint: .*run.ckpt is damaged \(checksum mismatch\); delete it"):
         run(saved)
 
 
@@ -235,9 +229,7 @@ def test_not_a_checkpoint(path, content):
 )
 def test_the_file_of_another_run(saved, change, part):
     before = saved.read_bytes()
-    with pytest.raises(
-        UsageError, match=rf"run.ckpt belongs to another run \({part} differ\); choose another"
-    ):
+    with pytest.raises(UsageError, match=rf"run.ckpt belongs to another run \({part} differ\); choose another"):
         run(saved, **change)
     assert saved.read_bytes() == before
 
@@ -249,17 +241,13 @@ def test_the_file_of_another_version(saved, monkeypatch):
 
 
 def test_requests_that_the_file_cannot_serve(saved, path, key):
-    with pytest.raises(
-        UsageError, match=r"steps: got 10, but .*run.ckpt has already done 20; ask for at least"
-    ):
+    with pytest.raises(UsageError, match=r"steps: got 10, but .*run.ckpt has already done 20; ask for at least"):
         run(saved, steps=10)
     with pytest.raises(UsageError, match=r"records: got \['a'\], but .* holds \[\]; keep the names"):
         run(saved, records={"a": Record(lambda p: p["u"], every=5)})
     path.unlink()
     run(path, records={"a": Record(lambda p: p["u"], every=5)})
-    with pytest.raises(
-        UsageError, match=r"records: 'a' is wanted at step 4, but .* has passed it without; keep"
-    ):
+    with pytest.raises(UsageError, match=r"records: 'a' is wanted at step 4, but .* has passed it without; keep"):
         run(path, records={"a": Record(lambda p: p["u"], every=4)})
 
 

@@ -43,9 +43,7 @@ def test_rule_is_the_one_written_out(kind, momentum, decay, key):
     }[kind]
     draws = draws_of(key, 3, objective.num_samples) if kind != "gd" else lambda _: (None, None)
     noise = (lambda _: 0.5) if kind == "label noise" else None
-    expected, bad = numpy_run(
-        objective, params, 40, draws, lambda _: 0.02, noise, momentum or 0.0, decay or 0.0
-    )
+    expected, bad = numpy_run(objective, params, 40, draws, lambda _: 0.02, noise, momentum or 0.0, decay or 0.0)
     result = train(objective, dynamics, params, steps=40, key=key)
     assert bad == result.divergence_step == -1
     assert result.outcome is Outcome.completed
@@ -161,7 +159,7 @@ def test_covariance_of_the_update_at_an_interpolating_point(key):
 
 def test_batches_are_uniform_with_replacement(key):
     objective, _ = product(n=10)
-    draw = jax.jit(jax.vmap(lambda k: SGD(0.1, 3).draw(k, objective, jnp.float64)))
+    draw = jax.jit(jax.vmap(lambda k: SGD(0.1, 3).draw(k, objective, jnp.dtype("float64"))))
     indices = np.asarray(draw(jax.random.split(key, 20_000)))
     counts = np.bincount(indices.ravel(), minlength=10)
     assert np.all(np.abs(counts - 6000) < 5 * np.sqrt(60_000 * 0.1 * 0.9))
@@ -235,9 +233,7 @@ def test_one_trace_for_all_hyperparameters_and_record_times(key):
             "u": Record(lambda p: p["u"], at=[1, 5, 6, 40, 77]),
             "v": Record(lambda p: p["v"], every=13),
         }
-        ends.append(
-            train(objective, dynamics, params, steps=100, chunk=32, key=key, records=records).params["u"]
-        )
+        ends.append(train(objective, dynamics, params, steps=100, chunk=32, key=key, records=records).params["u"])
     assert TRACES["batch"] == 1
     assert len({np.asarray(end).tobytes() for end in ends}) == 3
 
@@ -245,12 +241,8 @@ def test_one_trace_for_all_hyperparameters_and_record_times(key):
 def test_each_record_is_traced_once(key):
     objective, params = product(n=22)
     TRACES["full"] = 0
-    train(
-        objective, SGD(0.01, 3), params, steps=50, key=key, records={"loss": Record(objective.loss, every=7)}
-    )
-    train(
-        objective, SGD(0.02, 3), params, steps=50, key=key, records={"loss": Record(objective.loss, every=9)}
-    )
+    train(objective, SGD(0.01, 3), params, steps=50, key=key, records={"loss": Record(objective.loss, every=7)})
+    train(objective, SGD(0.02, 3), params, steps=50, key=key, records={"loss": Record(objective.loss, every=9)})
     assert TRACES["full"] == 1
 
 
@@ -279,9 +271,7 @@ def test_records_hold_the_values_at_their_steps(key):
 
 def test_no_steps_records_the_start(key):
     objective, params = product()
-    result = train(
-        objective, SGD(0.02, 3), params, steps=0, key=key, records={"l": Record(objective.loss, every=5)}
-    )
+    result = train(objective, SGD(0.02, 3), params, steps=0, key=key, records={"l": Record(objective.loss, every=5)})
     assert result.outcome is Outcome.completed
     assert result.records["l"].steps.tolist() == [0]
     assert same_bits(result.params, params)
@@ -354,9 +344,7 @@ def test_params_lost_at_a_finite_loss_are_found(chunk):
 
 def test_throw_raises_what_the_outcome_says(key):
     objective, params = product()
-    with pytest.raises(
-        JobError, match=r"train: the iterates left .* lower the step size \(after \d+ good steps\)"
-    ):
+    with pytest.raises(JobError, match=r"train: the iterates left .* lower the step size \(after \d+ good steps\)"):
         train(objective, GradientDescent(0.9), params, steps=400, key=key, throw=True)
     dynamics = GradientDescent(jnp.array([0.01, 0.9]))
     keys = jax.random.split(key, 2)
@@ -374,9 +362,7 @@ def test_interrupt_returns_what_was_done(key):
             raise KeyboardInterrupt
 
     records = {"loss": Record(objective.loss, every=6)}
-    result = train(
-        objective, SGD(0.02, 3), params, steps=100, key=key, chunk=10, progress=progress, records=records
-    )
+    result = train(objective, SGD(0.02, 3), params, steps=100, key=key, chunk=10, progress=progress, records=records)
     assert result.outcome is Outcome.interrupted
     assert calls == [(6, 100), (10, 100), (12, 100), (18, 100), (20, 100)]
     assert result.step == 20
@@ -415,9 +401,7 @@ def test_ensemble_is_a_loop_of_single_runs(momentum, key):
             records={"loss": Record(objective.loss, every=25)},
         )
         close({name: x[r] for name, x in result.params.items()}, single.params)
-        np.testing.assert_allclose(
-            result.records["loss"].values[r], single.records["loss"].values, rtol=1e-11
-        )
+        np.testing.assert_allclose(result.records["loss"].values[r], single.records["loss"].values, rtol=1e-11)
 
 
 def test_ensemble_of_schedules_and_of_data(key):
@@ -439,9 +423,7 @@ def test_ensemble_of_schedules_and_of_data(key):
         objective = Product(objectives[0].A, objectives[r].b)
         single = train(objective, SGD(Piecewise([10], values[r]), 3), starts[0], steps=30, key=keys[r])
         close({name: x[r] for name, x in result.params.items()}, single.params)
-        np.testing.assert_allclose(
-            result.records["loss"].values[r, -1], objective.loss(single.params), rtol=1e-11
-        )
+        np.testing.assert_allclose(result.records["loss"].values[r, -1], objective.loss(single.params), rtol=1e-11)
 
 
 def test_a_diverging_run_leaves_the_others_alone(key):
@@ -467,9 +449,7 @@ def test_a_diverging_run_leaves_the_others_alone(key):
         close({name: x[r] for name, x in result.params.items()}, single.params, rtol=1e-6)
         history = result.records["loss"]
         measured = np.isfinite(history.values[r])
-        expected = (
-            history.steps < single.divergence_step if single.divergence_step >= 0 else np.full(51, True)
-        )
+        expected = history.steps < single.divergence_step if single.divergence_step >= 0 else np.full(51, True)
         assert measured.tolist() == expected.tolist()
     assert np.isnan(result.records["n"].values[1, 1:]).all()
 
@@ -566,6 +546,10 @@ def test_arguments_are_checked(build, text):
     ("change", "text"),
     [
         ({"steps": -1}, r"steps: got -1, expected a whole number >= 0"),
+        (
+            {"steps": 2**31},
+            r"steps: got 2147483648, expected less than 2\*\*31, the range",
+        ),
         ({"chunk": 0}, r"chunk: got 0, expected a whole number >= 1"),
         ({"key": jax.random.PRNGKey(0)}, r"key: got uint32, expected a typed key; write jax.random.key"),
         ({"params": {"u": jnp.array([1.0, jnp.nan])}}, r"params\['u'\]: got 1 value\(s\) that are NaN"),

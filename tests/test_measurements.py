@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import MEASUREMENTS, measurements, numbers
 
 import flatmin.measurements as fm
 from flatmin import UsageError
+from registry import MEASUREMENTS, measurements, numbers
 
 INDICES = np.array([3, 0, 3, 1])
 PARTS = ((None, None), ("S", None), (None, "T"), ("S", "T"))
@@ -271,7 +271,10 @@ MISTAKES = {
     "dense: m = 0": (lambda: fm.dense(np.ones((0, 2, 3))), r"tensor: got shape \(0, 2, 3\); at least one measurement"),
     "dense: empty": (lambda: fm.dense(np.ones((2, 0, 3))), "of a non-empty matrix is needed"),
     "dense: nan": (lambda: fm.dense(np.array([[[1, NAN]]])), r"tensor: got 1 value\(s\) that are NaN or infinite, the"),
-    "dense: inf": (lambda: fm.dense(np.array([[[1, 2], [INF, 1]]])), r"first at index \(0, 1, 0\); remove or mask them"),
+    "dense: inf": (
+        lambda: fm.dense(np.array([[[1, 2], [INF, 1]]])),
+        r"first at index \(0, 1, 0\); remove or mask them",
+    ),
     "dense: complex": (lambda: fm.dense(np.ones((1, 2, 2), complex)), "tensor: got complex128, expected real numbers"),
     "dense: text": (lambda: fm.dense(np.array([[["a"]]])), "tensor: got ndarray, expected an array of real numbers"),
     "dense: object": (lambda: fm.dense(np.array([[[{}]]])), "tensor: got ndarray, expected an array of real numbers"),
@@ -284,17 +287,32 @@ MISTAKES = {
     "entries: none": (lambda: fm.entries([], [], (2, 2)), r"rows: got no entries \(m = 0\); at least one measurement"),
     "entries: float": (lambda: fm.entries([0.5], [0], (2, 2)), "rows: got float64, expected integers"),
     "entries: bool": (lambda: fm.entries([True], [0], (2, 2)), "rows: got bool, expected integers"),
-    "entries: row": (lambda: fm.entries([0, 2], [0, 1], (2, 2)), r"rows: entry 1 is 2, outside \[0, 2\); indices count"),
+    "entries: row": (
+        lambda: fm.entries([0, 2], [0, 1], (2, 2)),
+        r"rows: entry 1 is 2, outside \[0, 2\); indices count",
+    ),
     "entries: col": (lambda: fm.entries([0, 1], [0, -1], (2, 2)), r"cols: entry 1 is -1, outside \[0, 2\)"),
-    "entries: twice": (lambda: fm.entries([0, 1, 1], [1, 0, 0], (2, 2)), r"entry \(1, 0\) is given 2 times; average the"),
+    "entries: twice": (
+        lambda: fm.entries([0, 1, 1], [1, 0, 0], (2, 2)),
+        r"entry \(1, 0\) is given 2 times; average the",
+    ),
     "entries: lengths": (lambda: fm.entries([0, 1], [0], (2, 2)), r"cols: got shape \(1,\), expected \(2,\)"),
     "entries: table": (lambda: fm.entries([[9, 9]], [[0, 0]], (2, 2)), r"rows: got shape \(1, 2\), expected \(m,\)"),
     "entries: shape": (lambda: fm.entries([0], [0], (0, 2)), "matrix_shape: got 0, expected a value >= 1"),
-    "rank one: m": (lambda: fm.rank_one(np.ones((2, 3)), np.ones((3, 3))), r"right: got shape \(3, 3\), expected \(2, d2"),
-    "rank one: vector": (lambda: fm.rank_one(np.ones(3), np.ones((3, 3))), r"left: got shape \(3,\), expected \(m, d1\)"),
+    "rank one: m": (
+        lambda: fm.rank_one(np.ones((2, 3)), np.ones((3, 3))),
+        r"right: got shape \(3, 3\), expected \(2, d2",
+    ),
+    "rank one: vector": (
+        lambda: fm.rank_one(np.ones(3), np.ones((3, 3))),
+        r"left: got shape \(3,\), expected \(m, d1\)",
+    ),
     "rank one: left nan": (lambda: fm.rank_one([[NAN]], [[1.0]]), "left: got 1 value"),
     "rank one: right inf": (lambda: fm.rank_one([[1.0]], [[INF]]), "right: got 1 value"),
-    "rank one: none": (lambda: fm.rank_one(np.ones((0, 2)), np.ones((0, 2))), "left, right: got shapes .* at least one"),
+    "rank one: none": (
+        lambda: fm.rank_one(np.ones((0, 2)), np.ones((0, 2))),
+        "left, right: got shapes .* at least one",
+    ),
     "symmetric: vector": (lambda: fm.symmetric_rank_one(np.ones(3)), r"vectors: got shape \(3,\), expected \(m, d\)"),
     "symmetric: complex": (lambda: fm.symmetric_rank_one(np.ones((1, 2)) * 1j), "vectors: got complex128"),
     "low rank: terms": (
@@ -306,15 +324,27 @@ MISTAKES = {
     "regression: outputs": (lambda: fm.regression(np.ones((2, 3)), 0), "num_outputs: got 0, expected a value >= 1"),
     "regression: nan": (lambda: fm.regression([[1.0, NAN]]), r"inputs: got 1 value\(s\) .* index \(0, 1\)"),
     "identity: shape": (lambda: fm.identity((0, 1)), "matrix_shape: got 0, expected a value >= 1"),
-    "function: affine": (lambda: fm.from_function(lambda X: X[0] + 1, (2, 3)), r"fn: fn\(2X - Y\) differs .* without off"),
+    "function: affine": (
+        lambda: fm.from_function(lambda X: X[0] + 1, (2, 3)),
+        r"fn: fn\(2X - Y\) differs .* without off",
+    ),
     "function: square": (lambda: fm.from_function(lambda X: X[0] ** 2, (2, 3)), "measurements must be linear"),
     "function: nan": (lambda: fm.from_function(lambda X: X[0] * NAN, (2, 3)), "measurements must be linear"),
-    "function: matrix": (lambda: fm.from_function(lambda X: X, (2, 3)), r"fn: got output \(2, 3\), expected one non-empty"),
-    "function: none": (lambda: fm.from_function(lambda X: X[:0, 0], (2, 3)), r"fn: got output \(0,\), expected one non-e"),
+    "function: matrix": (
+        lambda: fm.from_function(lambda X: X, (2, 3)),
+        r"fn: got output \(2, 3\), expected one non-empty",
+    ),
+    "function: none": (
+        lambda: fm.from_function(lambda X: X[:0, 0], (2, 3)),
+        r"fn: got output \(0,\), expected one non-e",
+    ),
     "function: pair": (lambda: fm.from_function(lambda X: (X[0],), (2, 3)), "fn: got output tuple, expected one"),
     "function: shape": (lambda: fm.from_function(lambda X: X[0], (0, 3)), "matrix_shape: got 0"),
     "scaled: nan": (lambda: fm.scaled(fm.identity((2, 2)), NAN), "scale: got 1 value"),
-    "scaled: length": (lambda: fm.scaled(fm.identity((2, 2)), np.ones(3)), r"scale: got shape \(3,\), expected \(\) or \(4,"),
+    "scaled: length": (
+        lambda: fm.scaled(fm.identity((2, 2)), np.ones(3)),
+        r"scale: got shape \(3,\), expected \(\) or \(4,",
+    ),
     "scaled: kind": (
         lambda: fm.scaled(fm.identity((2, 2)), np.ones(4)),
         r"one weight a measurement is not available for IdentityMeasurements; pass a number, or dense\(materialise",

@@ -1,10 +1,9 @@
 """flatmin: find, measure and certify flat minima of factorised models.
 
 The rooms: `measurements` (what is seen of a matrix), `parameterizations` (how it is built), `problems` (both,
-and targets), `flatness` (traces, sharpness, spectra), `solvers` (convex programmes with certificates), `dynamics` (training),
-`theory` (the papers' theorems as functions). `experiments`, `report`, `datasets` and `cli` are imported on demand.
-
-Names are looked up when first used, so that `flatmin --help` need not load JAX.
+and targets), `flatness` (traces, sharpness, spectra), `solvers` (convex programmes with certificates),
+`dynamics` (training), `theory` (the papers' theorems as functions). `experiments`, `report`, `datasets` and `cli` are
+imported on demand. Names are looked up when first used, so that `flatmin --help` need not load JAX.
 """
 
 import importlib as _importlib

@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Key, PyTree
 
 from flatmin.dynamics._base import DynamicsState, float_dtype
@@ -35,7 +36,7 @@ def draw_chunk(
     shared: PyTree,
     params: PyTree,
     key: Key[Array, "..."],
-    first: Array,
+    first: Array | np.ndarray,
     length: int,
 ) -> PyTree:
     """Random numbers of the steps `first .. first + length - 1`, stacked; step k uses `fold_in(key, k)`."""
@@ -54,9 +55,9 @@ def advance(
     batched: PyTree,
     shared: PyTree,
     draws: PyTree,
-    first: Array,
+    first: Array | np.ndarray,
     state: DynamicsState,
-    stop: Array,
+    stop: Array | np.ndarray,
 ) -> tuple[DynamicsState, Bool[Array, "..."], Bool[Array, "..."]]:
     """Steps until `state.step == stop`, or until a step's loss leaves the range of finite numbers.
 

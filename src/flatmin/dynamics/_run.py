@@ -98,7 +98,7 @@ class _Point:
 
     @property
     def alive(self) -> np.ndarray:
-        return self.divergence < 0
+        return np.asarray(self.divergence < 0)
 
 
 Log = list[tuple[int, dict[str, PyTree]]]
@@ -109,8 +109,8 @@ def run(
     params: PyTree,
     *,
     steps: int,
-    key: Key[Array, "..."],
-    records: Mapping[str, Record] | None,
+    key: Key[Array, "..."] | Any,
+    records: Mapping[str, Record] | Any,
     chunk: int,
     checkpoint: Checkpoint | str | Any | None,
     progress: Progress | None,
@@ -137,6 +137,8 @@ def run(
         JobError: as in `train`.
     """
     steps, chunk = whole("steps", steps, 0), whole("chunk", chunk, 1)
+    if steps >= 2**31:
+        raise UsageError(f"steps: got {steps}, expected less than 2**31, the range of the step counter")
     _check_key(key)
     floats = jax.tree_util.tree_leaves_with_path(eqx.filter(params, eqx.is_inexact_array))
     if not floats:
@@ -167,7 +169,7 @@ def run(
         store = Store(checkpoint, fingerprint(*model.whole, params, key))
         point = _load(store, point, log, times, measures, steps) or point
 
-    draws, block, interrupted = None, None, False
+    draws, block, first, interrupted = None, None, np.zeros((), np.int32), False
     try:
         if point.position == 0 and not log:
             log.append((0, {name: measure(point.state.params) for name, measure in measures.items()}))
@@ -245,7 +247,7 @@ def _advance(
         state, _, finite = to(probe)
         good, refused = np.where(finite, np.maximum(good, probe), good), np.where(finite, refused, probe)
         if np.array_equal(probe, good) and (refused - good == 1).all():
-            return state, np.where(bad, refused, point.divergence)
+            return state, np.asarray(np.where(bad, refused, point.divergence))
         probe = np.where(refused - good > 1, (good + refused) // 2, good)
 
 
@@ -255,7 +257,7 @@ class _Measure:
     def __init__(self, model: Model, fn: Callable[[PyTree], PyTree]):
         # a bound method of the objective sees each run's own objective
         own = getattr(fn, "__self__", None) is model.whole[1]
-        self._arguments = (*model.parts, fn.__func__ if own else fn, own)
+        self._arguments = (*model.parts, getattr(fn, "__func__", fn) if own else fn, own)
 
     def __call__(self, params: PyTree) -> PyTree:
         return _engine.measure(*self._arguments, params)
@@ -344,7 +346,7 @@ def _result(model: Model, point: _Point, log: Log, measures: Mapping[str, Any], 
             return Outcome.diverged
         return Outcome.interrupted if interrupted else Outcome.completed
 
-    outcomes = tuple(outcome(d) for d in np.atleast_1d(point.divergence))
+    outcomes = tuple(outcome(d) for d in np.atleast_1d(point.divergence).tolist())
     step = np.asarray(point.state.step).astype(int)
     return TrainResult(
         params=point.state.params,

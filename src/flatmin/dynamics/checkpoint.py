@@ -42,17 +42,21 @@ class Checkpoint:
         UsageError: if the folder does not exist, or `seconds` is negative.
     """
 
-    path: Path
-    seconds: float = 60.0
+    path: Path | str
+    seconds: float | int = 60.0
 
     def __post_init__(self):
-        object.__setattr__(self, "path", Path(self.path))
-        if not self.path.parent.is_dir():
-            raise UsageError(f"checkpoint: the folder {self.path.parent} does not exist; create it first")
-        if self.path.is_dir():
-            raise UsageError(f"checkpoint: {self.path} is a folder, expected a file name")
+        if not self.file.parent.is_dir():
+            raise UsageError(f"checkpoint: the folder {self.file.parent} does not exist; create it first")
+        if self.file.is_dir():
+            raise UsageError(f"checkpoint: {self.file} is a folder, expected a file name")
         if not self.seconds >= 0:
             raise UsageError(f"seconds: got {self.seconds}, expected a value >= 0")
+
+    @property
+    def file(self) -> Path:
+        """The path as a `Path`."""
+        return Path(self.path)
 
 
 def _numpy(leaf: Any) -> np.ndarray:
@@ -140,9 +144,10 @@ class Store:
         header = json.dumps({"identity": self.identity, "meta": meta, "leaves": len(leaves)})
         archive = io.BytesIO()
         arrays = {f"leaf{i}": _numpy(leaf) for i, leaf in enumerate(leaves)}
-        np.savez(archive, header=np.frombuffer(header.encode(), np.uint8), **arrays)
+        arrays["header"] = np.frombuffer(header.encode(), np.uint8)
+        np.savez(archive, **arrays)  # pyright: ignore[reportArgumentType]
         body = archive.getvalue()
-        path, temporary = self.checkpoint.path, None
+        path, temporary = self.checkpoint.file, None
         try:
             handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
             with os.fdopen(handle, "wb") as file:
@@ -172,7 +177,7 @@ class Store:
             UsageError: if the file is damaged or belongs to another run.
             JobError: if it cannot be read.
         """
-        path = self.checkpoint.path
+        path = self.checkpoint.file
         try:
             raw = path.read_bytes()
         except FileNotFoundError:

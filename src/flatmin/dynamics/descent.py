@@ -45,13 +45,11 @@ def _descend(
     """The rule of the module's docstring, with the gradient of `loss`."""
     value, direction = eqx.filter_value_and_grad(loss)(state.params)
     floats, rest = eqx.partition(state.params, eqx.is_inexact_array)
-    velocity = None
-    if dynamics.weight_decay is not None:
-        direction = jax.tree.map(lambda g, w: g + dynamics.weight_decay.astype(w.dtype) * w, direction, floats)
-    if dynamics.momentum is not None:
-        direction = velocity = jax.tree.map(
-            lambda v, g: dynamics.momentum.astype(v.dtype) * v + g, state.buffers, direction
-        )
+    velocity, decay, momentum = None, dynamics.weight_decay, dynamics.momentum
+    if decay is not None:
+        direction = jax.tree.map(lambda g, w: g + decay.astype(w.dtype) * w, direction, floats)
+    if momentum is not None:
+        direction = velocity = jax.tree.map(lambda v, g: momentum.astype(v.dtype) * v + g, state.buffers, direction)
     floats = jax.tree.map(lambda w, v: w - value_at(dynamics.learning_rate, state.step, w.dtype) * v, floats, direction)
     info = StepInfo(value, value_at(dynamics.learning_rate, state.step, value.dtype))
     return DynamicsState(eqx.combine(floats, rest), state.step + 1, velocity), info

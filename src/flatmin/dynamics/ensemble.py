@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -42,10 +43,10 @@ def train_ensemble(
     params: PyTree,
     *,
     steps: int,
-    keys: Key[Array, " runs"],
+    keys: Key[Array, " runs"] | Any,
     batched_params: bool = True,
     batched_objective: bool | PyTree[bool] = False,
-    records: Mapping[str, Record] | None = None,
+    records: Mapping[str, Record] | Any = None,
     chunk: int = 1024,
     checkpoint: Checkpoint | str | Path | None = None,
     progress: Progress | None = None,

@@ -52,8 +52,8 @@ class Record:
         UsageError: if not exactly one of `every` and `at` is given, or a step is not a whole number.
     """
 
-    fn: Callable[[PyTree], PyTree]
-    every: int | None = dataclasses.field(default=None, kw_only=True)
+    fn: Callable[[PyTree], PyTree] | Any
+    every: int | Any = dataclasses.field(default=None, kw_only=True)
     at: tuple[int, ...] | Any = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from jaxtyping import Array, Key, PyTree
@@ -20,8 +21,8 @@ def train(
     params: PyTree,
     *,
     steps: int,
-    key: Key[Array, ""],
-    records: Mapping[str, Record] | None = None,
+    key: Key[Array, ""] | Any,
+    records: Mapping[str, Record] | Any = None,
     chunk: int = 1024,
     checkpoint: Checkpoint | str | Path | None = None,
     progress: Progress | None = None,

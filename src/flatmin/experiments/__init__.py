@@ -1,4 +1,4 @@
-"""How an experiment is described, run once, stored and found again; the papers' experiments live in `papers`."""
+"""How an experiment is described, run once, stored and found again."""
 
 from flatmin.experiments.certificates import Certificate as Certificate
 from flatmin.experiments.claims import Claim as Claim

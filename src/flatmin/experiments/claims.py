@@ -1,7 +1,7 @@
 """What an experiment claims, by number.
 
 A claim is decided by its constructor (`at_most`, `at_least`, `within`) from the *worst* end of the
-measured interval against a bound fixed beforehand, so that the verdict, the margin and the number cannot disagree.
+measured interval against a bound fixed beforehand, so that verdict, margin and number cannot disagree.
 NaN means not measured, and a claim that was not measured does not hold.
 """
 

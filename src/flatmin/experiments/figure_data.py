@@ -1,7 +1,7 @@
 """A figure as labelled arrays and back, so that pages are rebuilt from data alone.
 
-Arrays become variables named by panel letter and position (`a0_y` over the coordinate `a0_x`); all that is not an
-array is JSON in the variable `figure`. The round trip is exact, NaN and integer types included.
+Arrays become variables named by panel letter and position (`a0_y` over the coordinate `a0_x`); all else
+is JSON in the variable `figure`. The round trip is exact, NaN and integer types included.
 """
 
 import dataclasses
@@ -101,8 +101,7 @@ def to_dataset(figure: Figure) -> "xr.Dataset":
                 {"panel": panel.title},
             )
         panels.append({"kind": kind, **_without_arrays(panel)})
-    types = {name: str(np.asarray(parts[1]).dtype) for name, parts in (coordinates | arrays).items()}
-    plain = {"format": _FORMAT, "types": types, **_without_arrays(figure), "panels": panels}
+    plain = {"format": _FORMAT, **_without_arrays(figure), "panels": panels}
     arrays[_MARK] = ((), json.dumps(plain, ensure_ascii=False))
     attributes = {"title": figure.title, "caption": figure.full_caption}
     return xr.Dataset(arrays, coordinates, {k: v for k, v in attributes.items() if v})
@@ -136,11 +135,7 @@ def from_dataset(dataset: "xr.Dataset") -> Figure:
         raise UsageError("dataset: got one without a figure, expected what to_dataset wrote")
     plain = json.loads(str(dataset[_MARK].item()))
     if plain.pop("format") != _FORMAT:
-        raise UsageError(
-            f"dataset: got a figure of another format, expected {_FORMAT}; use the flatmin that wrote it"
-        )
-    types = plain.pop("types")  # NetCDF-3 has no 64-bit integers
-    dataset = dataset.assign({n: (dataset[n].dims, dataset[n].values.astype(t)) for n, t in types.items()})
+        raise UsageError(f"dataset: got a figure of another format, expected {_FORMAT}; use the flatmin that wrote it")
     panels = tuple(_panel(dataset, _letter(i), entry) for i, entry in enumerate(plain.pop("panels")))
     return Figure(panels=panels, **plain)
 
@@ -161,8 +156,9 @@ def _panel(dataset: "xr.Dataset", name: str, plain: dict[str, Any]) -> AnyPanel:
         if axis in plain:
             plain[axis] = Axis(**_tupled(plain[axis]))
     if kind == "heatmap":
-        values = {"x_values": f"{name}_columns", "y_values": f"{name}_rows", "values": f"{name}_values"}
-        return HeatmapPanel(**plain, **{key: dataset[variable].values for key, variable in values.items()})
+        names = {"x_values": f"{name}_columns", "y_values": f"{name}_rows", "values": f"{name}_values"}
+        plain.update({key: dataset[variable].values for key, variable in names.items()})
+        return HeatmapPanel(**plain)
     if kind == "image":
         return ImagePanel(**_tupled(plain), image=dataset[f"{name}_image"].values)
     series = [_series(dataset, f"{name}{i}", entry) for i, entry in enumerate(plain.pop("series"))]
@@ -172,7 +168,8 @@ def _panel(dataset: "xr.Dataset", name: str, plain: dict[str, Any]) -> AnyPanel:
 
 def _series(dataset: "xr.Dataset", name: str, plain: dict[str, Any]) -> Series:
     ends = {e: dataset[f"{name}_{e}"].values for e in ("x", "y", "low", "high") if f"{name}_{e}" in dataset.variables}
-    return Series(**plain, **ends)
+    plain.update(ends)
+    return Series(**plain)
 
 
 def _without_arrays(part: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Figures as data.
 
 An experiment returns a `Figure`: panels with axes, series and reference lines, or grids, or images. What it
-looks like is decided once, in `style`, and drawn by two renderers that know nothing of experiments. Everything a
-reader sees comes from the arrays in here, so the arrays stored beside a figure are the figure.
+looks like is decided once, in `style`, and drawn by two renderers that know no experiment. Everything
+a reader sees comes from the arrays in here, so the arrays stored beside a figure are the figure.
 """
 
 import dataclasses
@@ -126,8 +126,8 @@ class Panel:
                 values = np.asarray(getattr(series, name), dtype=float)
                 if np.isfinite(values).any() and not (values > 0).any():
                     raise UsageError(
-                        f"series {series.label!r}: no {name} is positive, but the axis {axis.label!r} of panel "
-                        f"{self.title!r} is logarithmic; use log=False"
+                        f"series {series.label!r}: no {name} is positive, but the axis {axis.label!r} "
+                        f"of panel {self.title!r} is logarithmic; use log=False"
                     )
 
 
@@ -198,8 +198,8 @@ class Figure:
         caption: what is shown, in sentences.
         panels: the panels, left to right and top to bottom.
         columns: panels side by side at full width; None for 1, 2 or 3 by their number.
-        intervals: what bands and error bars are, such as `minimum to maximum over 3 seeds`; required when there
-            are any, and appended to the caption.
+        intervals: what bands and error bars are, such as `minimum to maximum over 3 seeds`; required when
+            there are any, and appended to the caption.
     """
 
     key: str
@@ -220,8 +220,8 @@ class Figure:
         drawn = any(s.low is not None for p in self.panels if isinstance(p, Panel) for s in p.series)
         if drawn and not self.intervals:
             raise UsageError(
-                f"intervals: figure {self.key!r} has bands or error bars but does not say what they are; pass for "
-                "instance intervals='minimum to maximum over 3 seeds'"
+                f"intervals: figure {self.key!r} has bands or error bars but does not say what they are; "
+                "pass for instance intervals='minimum to maximum over 3 seeds'"
             )
 
     @property
@@ -231,7 +231,7 @@ class Figure:
         if self.intervals:
             parts.append(f"Bands and error bars: {self.intervals}.")
         if any(has_missing(p) for p in self.panels):
-            parts.append("Crossed cells were not measured.")
+            parts.append("Cells tinted blue were not measured.")
         return " ".join(p for p in parts if p)
 
     @property

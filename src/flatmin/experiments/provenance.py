@@ -1,6 +1,6 @@
 """Where a run was made: versions, device, code state, command. Recorded, never hashed."""
 
-import datetime
+import datetime as dt
 import importlib.metadata
 import pathlib
 import platform
@@ -22,7 +22,7 @@ def provenance() -> dict[str, Any]:
     import flatmin
 
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": {
             "flatmin": flatmin.__version__,

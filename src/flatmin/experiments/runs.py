@@ -8,7 +8,7 @@
         figures/, report.html   derived: can be rebuilt from the files above
         SHA256SUMS     checksums of all of them
 
-A failed computation leaves `<experiment>-<id>.failed.json` beside, for the reader; it is never taken for a result.
+A failed computation leaves `<experiment>-<id>.failed.json` beside; it is never taken for a result.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 from flatmin._core import JobError, UsageError, choose
 from flatmin.experiments.certificates import Certificate
 from flatmin.experiments.claims import Claim, claims_from_json, claims_to_json
-from flatmin.experiments.netcdf import netcdf_engine, read_netcdf, write_netcdf
+from flatmin.experiments.netcdf import read_netcdf, write_netcdf
 from flatmin.experiments.provenance import provenance
 from flatmin.experiments.specs import Experiment, Setting, canonical_spec, run_id, settings_of
 from flatmin.experiments.storage import (
@@ -152,7 +152,10 @@ def obtain_run(
         "experiment": dataclasses.asdict(experiment),
         "spec": canonical_spec(spec),
         "settings": [dataclasses.asdict(s) for s in settings_of(spec)],
-        "provenance": {**provenance(), "netcdf": netcdf_engine(), "seconds": round(time.monotonic() - started, 3)},
+        "provenance": {
+            **provenance(),
+            "seconds": round(time.monotonic() - started, 3),
+        },
     }
     with staged_folder(target) as stage:
         _write_content(stage, description, content)
@@ -185,8 +188,8 @@ def load_run(path: str | pathlib.Path, *, verify: bool = True) -> Run:
         evidence = [name for name in damaged if not _is_derived(name)]
         if evidence:
             raise JobError(
-                f"run: {folder} is damaged, {', '.join(evidence)} missing or different from the checksum; delete the "
-                "folder and run it again"
+                f"run: {folder} is damaged, {', '.join(evidence)} missing or different from the checksum; "
+                "delete the folder and run it again"
             )
     return _read(folder)
 
@@ -314,8 +317,8 @@ def _read(folder: pathlib.Path) -> Run:
         results = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
         if plain["format"] != FORMAT:
             raise JobError(
-                f"run: {folder} has format {plain['format']}, expected {FORMAT}; read it with the flatmin that wrote it "
-                f"({plain['provenance']['versions']['flatmin']})"
+                f"run: {folder} has format {plain['format']}, expected {FORMAT}; read it with the flatmin "
+                f"that wrote it ({plain['provenance']['versions']['flatmin']})"
             )
         experiment = Experiment(**plain["experiment"])
         run = Run(
@@ -330,7 +333,8 @@ def _read(folder: pathlib.Path) -> Run:
         )
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise JobError(
-            f"run: {folder} cannot be read ({type(error).__name__}: {error}); it is damaged or was not written by flatmin"
+            f"run: {folder} cannot be read ({type(error).__name__}: {error}); "
+            "it is damaged or was not written by flatmin"
         ) from error
     if run_id(experiment.name, experiment.version, run.spec) != run.id:
         raise JobError(f"run: {folder} has a spec that does not belong to its id {run.id}; it was edited by hand")
@@ -366,6 +370,7 @@ def _record_failure(path: pathlib.Path, experiment: Experiment, spec: BaseModel,
 def _failure_sentence(path: pathlib.Path) -> str:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return f"run: {path.name.removesuffix('.failed.json')} failed on {record['provenance']['date']} ({record['error']}); start it again to retry"
+        name, date = path.name.removesuffix(".failed.json"), record["provenance"]["date"]
+        return f"run: {name} failed on {date} ({record['error']}); start it again to retry"
     except (OSError, ValueError, KeyError, TypeError):
         return f"run: {path} is not a readable record of a failure; delete it"

@@ -1,7 +1,7 @@
 """What identifies a run: the experiment, its version and the spec, and nothing else.
 
-Paths, devices, verbosity and library versions are context: they are recorded with a run but never hashed, so that
-the same question asked twice has the same id.
+Paths, devices, verbosity and library versions are context: recorded with a run but never hashed, so that the
+same question asked twice has the same id.
 """
 
 import dataclasses
@@ -42,7 +42,10 @@ class Experiment:
 
 
 class RunSpec(BaseModel):
-    """Base of all specs: frozen, no unknown settings, no NaN. Alternatives that differ only by class need a `kind` field."""
+    """Base of all specs: frozen, no unknown settings, no NaN.
+
+    Nested alternatives that differ only by their class need a `kind` field, or they share an id.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
@@ -85,7 +88,7 @@ def setting(default: Any = ..., *, origin: Origin, description: str, **constrain
 
     Args:
         default: the default value; leave it out for a required setting.
-        origin: `paper` if the default is the paper's value, else `ours`. A value other than the default is ours.
+        origin: `paper` if the default is the paper's value, else `ours`; other values are ours.
         description: what the setting is, with its unit.
         **constraints: pydantic constraints such as `gt=0`.
 
@@ -114,9 +117,9 @@ def settings_of(spec: BaseModel, prefix: str = "") -> tuple[Setting, ...]:
             rows.extend(settings_of(value, prefix=f"{prefix}{name}."))
             continue
         extra = field.json_schema_extra
-        origin = extra.get("origin", "ours") if isinstance(extra, dict) else "ours"
-        if value != field.default and not field.is_required():
-            origin = "ours"
+        paper = isinstance(extra, dict) and extra.get("origin") == "paper"
+        changed = value != field.default and not field.is_required()
+        origin: Origin = "paper" if paper and not changed else "ours"
         rows.append(Setting(prefix + name, plain[name], origin, field.description or ""))
     return tuple(rows)
 

@@ -1,7 +1,7 @@
 """Folders that are either complete or absent.
 
-A folder is filled under a hidden sibling name, its files are forced to disk, and one rename publishes it. A killed
-process leaves only the hidden sibling, which nobody reads and the next writer on the same machine removes.
+A folder is filled under a hidden sibling name, its files are forced to disk, and one rename publishes it. A
+killed process leaves only the hidden sibling, which nobody reads and the next writer on that machine removes.
 """
 
 import contextlib
@@ -46,8 +46,8 @@ def staged_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
             _publish(stage, target)
         except OSError as error:
             raise JobError(
-                f"run: could not write {target} ({error.strerror or error}); free space or choose another folder "
-                "with --out, then start it again. Nothing was left behind"
+                f"run: could not write {target} ({error.strerror or error}); free space or choose "
+                "another folder with --out, then start it again. Nothing was left behind"
             ) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)

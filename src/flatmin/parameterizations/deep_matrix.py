@@ -115,7 +115,9 @@ class DeepMatrix(AbstractParameterization):
         inner = [_semi_orthogonal(k, (width, s.shape[0])) for k, width in zip(keys, self.widths[1:-1], strict=False)]
         frames = [Vt.T, *inner, U]
         diagonals = scales(s, self.widths)
-        return tuple(((frames[i + 1] * diagonals[i]) @ frames[i].T).astype(matrix.dtype) for i in range(self.depth))
+        return tuple(
+            ((frames[i + 1] * diagonals[i][None, :]) @ frames[i].T).astype(matrix.dtype) for i in range(self.depth)
+        )
 
 
 def deep_matrix(matrix_shape: tuple[int, int], depth: int, width: int | None = None) -> DeepMatrix:

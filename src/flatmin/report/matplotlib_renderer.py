@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
 
 WIDTH = 6.5
-_RC = {
+_HATCH = "xxxx"
+_RC: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8,
@@ -88,7 +89,7 @@ def to_matplotlib(figure: Figure) -> "MatplotlibFigure":
     columns = figure.columns_or_default
     rows = -(-len(figure.panels) // columns)
     with mpl.rc_context(_RC):
-        drawn = MatplotlibFigure(figsize=(WIDTH, 1.0), layout="constrained")
+        drawn = MatplotlibFigure(figsize=(WIDTH, 1.0), layout=_layout_engine())
         FigureCanvasAgg(drawn)
         axes = drawn.subplots(rows, columns, squeeze=False).ravel()
         for empty in axes[len(figure.panels) :]:
@@ -103,7 +104,7 @@ def to_matplotlib(figure: Figure) -> "MatplotlibFigure":
                 _draw_image(ax, panel)
         legend_rows = _draw_legend(drawn, figure)
         drawn.set_size_inches(WIDTH, rows * _row_height(figure, columns) + 0.17 * legend_rows + 0.1)
-        drawn.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.05)
+        drawn.align_ylabels(axes[: len(figure.panels)])
     return drawn
 
 
@@ -143,6 +144,12 @@ def write_matplotlib(figure: Figure, folder: pathlib.Path) -> tuple[pathlib.Path
     return paths
 
 
+def _layout_engine() -> Any:
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.05)
+
+
 def _row_height(figure: Figure, columns: int) -> float:
     width = WIDTH / columns
     heights = []
@@ -153,7 +160,7 @@ def _row_height(figure: Figure, columns: int) -> float:
             heights.append(min(0.8 * width, 3.2) + 0.2)
         else:
             rows, cols = grid_of(panel).shape
-            heights.append(min(rows / cols * (width - 0.15), 4.0) + 0.3)
+            heights.append(min(rows / cols * (width - 0.15), 4.0) + 0.42)
     return max(heights)
 
 
@@ -185,8 +192,7 @@ def _set_axis(ax: "Axes", panel: Panel, name: Any) -> None:
     else:
         drawn.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     getattr(ax, f"set_{name}lim")(low, high)
-    largest = max(abs(low), abs(high))
-    drawn.set_major_formatter(FuncFormatter(lambda value, _: style.tick_text(value, axis, largest)))
+    drawn.set_major_formatter(FuncFormatter(lambda value, _: style.tick_text(value, axis, (low, high))))
 
 
 def _draw_series(ax: "Axes", series: Series, look: style.Style, floor: float | None) -> None:
@@ -240,39 +246,38 @@ def _draw_heatmap(ax: "Axes", panel: HeatmapPanel) -> None:
     low, high = style.color_range(panel)
     norm = (LogNorm if panel.color.log else Normalize)(low, high)
     image = ax.imshow(grid_of(panel), origin="lower", cmap="gray", norm=norm, aspect="auto", interpolation="nearest")
-    _mark_missing(ax, grid_of(panel))
+    _mark_missing(ax, panel)
     for name, values in (("x", np.asarray(panel.x_values)), ("y", np.asarray(panel.y_values))):
         axis = getattr(panel, name)
         chosen = style.grid_ticks(values)
-        largest = float(np.max(np.abs(values)))
-        labels = [style.tick_text(float(values[i]), axis, largest) for i in chosen]
+        limits = (float(values.min()), float(values.max()))
+        labels = [style.tick_text(float(values[i]), axis, limits) for i in chosen]
         getattr(ax, f"set_{name}ticks")(chosen, labels)
         getattr(ax, f"set_{name}label")(axis.text)
     ax.spines[:].set_visible(True)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.02, aspect=18)
     bar.set_label(panel.color.text)
-    bar.ax.yaxis.set_major_formatter(
-        FuncFormatter(lambda v, _: style.tick_text(v, panel.color, max(abs(low), abs(high))))
-    )
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: style.tick_text(v, panel.color, (low, high))))
     bar.outline.set_linewidth(0.6)
 
 
 def _draw_image(ax: "Axes", panel: ImagePanel) -> None:
     low, high = style.color_range(panel)
     ax.imshow(grid_of(panel), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-    _mark_missing(ax, grid_of(panel))
+    _mark_missing(ax, panel)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(True)
 
 
-def _mark_missing(ax: "Axes", values: np.ndarray) -> None:
+def _mark_missing(ax: "Axes", panel: HeatmapPanel | ImagePanel) -> None:
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    cells = [Rectangle((column - 0.5, row - 0.5), 1, 1) for row, column in np.argwhere(np.isnan(values))]
+    cells = [Rectangle((column - 0.5, row - 0.5), 1, 1) for row, column in np.argwhere(np.isnan(grid_of(panel)))]
     if cells:
+        hatch = _HATCH if style.crosses_missing(panel) else None
         ax.add_collection(
-            PatchCollection(cells, facecolor=style.MISSING, edgecolor=style.GREY, hatch="xxxx", linewidth=0)
+            PatchCollection(cells, facecolor=style.MISSING, edgecolor=style.GREY, hatch=hatch, linewidth=0)
         )
 
 
@@ -291,13 +296,15 @@ def _draw_legend(drawn: "MatplotlibFigure", figure: Figure) -> int:
         mark: Any = {"line": line, "points": point, "band": patch}[entry.mark]
         handles.append((patch, line) if entry.mark == "line" and entry.interval else mark)
         labels.append(entry.label)
-    if any(has_missing(p) for p in figure.panels):
-        handles.append(Patch(facecolor=style.MISSING, edgecolor=style.GREY, hatch="xxxx", lw=0))
+    missing = [p for p in figure.panels if not isinstance(p, Panel) and has_missing(p)]
+    if missing:
+        hatch = _HATCH if any(map(style.crosses_missing, missing)) else None
+        handles.append(Patch(facecolor=style.MISSING, edgecolor=style.GREY, hatch=hatch, lw=0))
         labels.append("not measured")
     if not handles:
         return 0
     columns = len(labels)
-    while columns > 1 and columns * (0.062 * max(map(len, labels)) + 0.55) > WIDTH:
+    while columns > 1 and _legend_width(labels, columns) > WIDTH - 0.2:
         columns -= 1
     rows = -(-len(labels) // columns)
     columns = -(-len(labels) // rows)
@@ -311,3 +318,10 @@ def _draw_legend(drawn: "MatplotlibFigure", figure: Figure) -> int:
         borderaxespad=0.2,
     )
     return rows
+
+
+def _legend_width(labels: list[str], columns: int) -> float:
+    """Estimated width in inches; matplotlib fills the columns from top to bottom."""
+    rows = -(-len(labels) // columns)
+    widths = [max(map(len, labels[i : i + rows])) for i in range(0, len(labels), rows)]
+    return sum(0.062 * width + 0.6 for width in widths)

@@ -4,7 +4,8 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const config = {
     responsive: true, displaylogo: false,
-    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+    // a list of what is wanted: plotly's own choice has a button that uploads the chart
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], plotlyServerURL: "",
   };
   const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)).join(", ");
 
@@ -37,7 +38,14 @@
 
   document.documentElement.classList.add("js");
   const plots = [...document.querySelectorAll(".plot")];
-  plots.forEach(draw);
+  plots.forEach((div) => {
+    draw(div);
+    // the ticks of a log axis are set for the whole range; a reader who zooms in needs finer ones
+    div.on("plotly_relayout", (change) => {
+      const zoomed = ["xaxis", "yaxis"].filter((a) => `${a}.range[0]` in change && div.layout[a].dtick !== null);
+      if (zoomed.length) Plotly.relayout(div, Object.fromEntries(zoomed.map((a) => [`${a}.dtick`, null])));
+    });
+  });
   dark.addEventListener("change", () => plots.forEach(draw));
   for (const button of document.querySelectorAll(".legend button")) {
     button.addEventListener("click", () => {

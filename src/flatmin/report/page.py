@@ -1,6 +1,6 @@
-"""One self-contained page a run: everything inlined, nothing fetched, readable without JavaScript and on paper.
+"""One self-contained page a run: everything inlined, nothing fetched, readable without scripts and on paper.
 
-The page's own policy (`Content-Security-Policy: default-src 'none'`) forbids any request, so that it can be opened
+The page's own policy (`Content-Security-Policy: default-src 'none'`) forbids requests, so it can be opened
 from a mail or an archive without telling anybody.
 """
 
@@ -28,6 +28,7 @@ DARK = {
     style.GREY: "#9a9a9e",
     style.GRID: "#3a3d44",
     style.MISSING: "#35506a",
+    style.MISSING_CROSS: "#a9cbe6",
     "#0072B2": "#4aa8e8",
     "#D55E00": "#f0803c",
     "#009E73": "#2fc39a",
@@ -35,7 +36,10 @@ DARK = {
     "#E69F00": "#f0b429",
     "#56B4E9": "#9bd4f7",
 }
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "form-action 'none'; base-uri 'none'"
+)
 _BADGES = {"holds": ("✓", "good"), "does not hold": ("✗", "bad"), "not measured": ("–", "open")}
 
 
@@ -128,8 +132,8 @@ def _claims(claims: tuple[Claim, ...]) -> str:
         )
         rows.append(cells)
     note = (
-        "The bounds were fixed before the run. The margin is the distance of the worst measured value from its bound, "
-        "in the units of the measurement; it is negative where the claim does not hold."
+        "A claim is judged by its worst measured value. The margin is the distance to its bound, in "
+        "the units of the measurement; it is negative where the claim does not hold."
     )
     header = ("Verdict", "Claim", "Predicted", "Measured [interval]", "Margin")
     return f"<p>{'; '.join(counts)}.</p>{_table('Claims', header, rows, stack=True)}<p class='note'>{note}</p>"
@@ -168,24 +172,27 @@ def _figure(number: int, name: str, figure: Figure, images: Mapping[str, bytes])
         heading = html.escape(style.panel_heading(index, panel.title, count))
         ident = f"plot-{number}-{index}"
         label = html.escape(f"{panel.title}. {figure.title}. Values in the table below.")
-        plain = json.loads(panel_to_plotly(panel, styles).to_json())
+        plain = json.loads(str(panel_to_plotly(panel, styles).to_json()))
         top = f"<h4>{heading}</h4>" if count > 1 else ""
         height = plain["layout"]["height"]
         panels.append(
-            f'<div class="panel">{top}<div class="plot" id="{ident}" role="img" aria-label="{label}" style="height:{height}px">'
-            f"</div></div>{_json_script(f'{ident}-data', plain)}"
+            f'<div class="panel">{top}<div class="plot" id="{ident}" role="img" '
+            f'aria-label="{label}" style="height:{height}px"></div></div>'
+            f"{_json_script(f'{ident}-data', plain)}"
         )
     picture = images.get(figure.key)
     static = ""
     if picture is not None:
         data = base64.b64encode(picture).decode()
-        static = f'<img class="static" alt="{html.escape(figure.full_caption)}" src="data:image/png;base64,{data}">'
+        text = html.escape(figure.full_caption)
+        static = f'<img class="static" alt="{text}" src="data:image/png;base64,{data}">'
     key = figure.key
     files = {"PDF": f"figures/{key}.pdf", "PNG": f"figures/{key}.png", "data (NetCDF)": f"data/{name}.nc"}
     links = " ".join(f'<a href="{html.escape(path)}">{text}</a>' for text, path in files.items())
     tables = "".join(_value_table(t) for t in value_tables(figure))
     return (
-        f'<figure id="figure-{key}" class="figure columns-{figure.columns_or_default}"><h3>{html.escape(figure.title)}</h3>'
+        f'<figure id="figure-{key}" class="figure columns-{figure.columns_or_default}">'
+        f"<h3>{html.escape(figure.title)}</h3>"
         f'<div class="panels">{"".join(panels)}</div>{_legend(figure)}{static}'
         f"<figcaption><strong>Figure {number}.</strong> {html.escape(figure.full_caption)}</figcaption>"
         f'<p class="files"><span>Files:</span> {links}</p>'
@@ -202,7 +209,7 @@ def _legend(figure: Figure) -> str:
         for e in entries
     ]
     if any(has_missing(p) for p in figure.panels):
-        items.append(f'<span class="key">{_missing_swatch()}<span>not measured</span></span>')
+        items.append(f'<span class="key">{_missing_swatch(figure)}<span>not measured</span></span>')
     if not items:
         return ""
     label = "Legend" if single else "Legend: press to hide or show a series"
@@ -231,9 +238,11 @@ def _swatch(entry: style.LegendEntry) -> str:
     return f'<svg width="34" height="14" aria-hidden="true">{"".join(shapes)}</svg>'
 
 
-def _missing_swatch() -> str:
+def _missing_swatch(figure: Figure) -> str:
     box = f'<rect x="10" y="0" width="14" height="14" fill="{_color(style.MISSING)}"/>'
-    return f'<svg width="34" height="14" aria-hidden="true">{box}<path d="M14 4l6 6m0 -6l-6 6" stroke="#4c6a80"/></svg>'
+    crossed = any(not isinstance(p, Panel) and style.crosses_missing(p) for p in figure.panels if has_missing(p))
+    cross = f'<path d="M14 4l6 6m0 -6l-6 6" stroke="{_color(style.MISSING_CROSS)}"/>' if crossed else ""
+    return f'<svg width="34" height="14" aria-hidden="true">{box}{cross}</svg>'
 
 
 def _value_table(table: ValueTable) -> str:
@@ -265,9 +274,7 @@ def _certificates(certificates: tuple[Certificate, ...]) -> str:
         "Iterations",
         "Outcome",
     )
-    note = (
-        "The optimum lies between the dual bound and the primal value; both were computed from the stored points alone."
-    )
+    note = "The optimum lies between the dual bound and the primal value."
     return f"{_table('Certificates', header, rows, stack=True)}<p class='note'>{note}</p>"
 
 
@@ -289,9 +296,11 @@ def _environment(run: Run) -> str:
 
 def _citation(run: Run) -> str:
     version = _versions(run).get("flatmin", "")
-    own = f"@software{{flatmin,\n  title   = {{flatmin: flat minima of factorised models}},\n  version = {{{version}}}\n}}"
+    title = "flatmin: flat minima of factorised models"
+    own = f"@software{{flatmin,\n  title   = {{{title}}},\n  version = {{{version}}}\n}}"
     entries = "\n\n".join(t for t in (run.experiment.bibtex.strip(), own) if t)
-    return f'<p>Cite the paper whose experiment this is, and the software.</p><pre tabindex="0">{html.escape(entries)}</pre>'
+    lead = "<p>Cite the paper whose experiment this is, and the software.</p>"
+    return f'{lead}<pre tabindex="0">{html.escape(entries)}</pre>'
 
 
 def _table(
@@ -313,7 +322,8 @@ def _table(
     hidden = "" if show_title else ' class="hidden"'
     caption = f"<caption{hidden}>{html.escape(title)}</caption>"
     region = f'class="scroll" role="region" aria-label="{html.escape(title)}" tabindex="0"'
-    return f'<div {region}><table class="{kinds}">{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    inner = f"{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div {region}><table class="{kinds}">{inner}</table></div>'
 
 
 def _json_script(ident: str, value: Any) -> str:

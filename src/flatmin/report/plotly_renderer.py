@@ -33,7 +33,7 @@ def to_plotly(figure: Figure) -> "go.Figure":
         figure: the figure.
 
     Returns:
-        A plotly figure; each series, reference line, grid and image is a trace whose `meta` is its label or title.
+        A plotly figure; each series, reference line, grid and image is a trace with its label as `meta`.
     """
     import plotly.graph_objects as go
 
@@ -104,7 +104,7 @@ def panel_to_plotly(panel: AnyPanel, styles: dict[str, style.Style]) -> "go.Figu
     if isinstance(panel, ImagePanel):
         rows, columns = grid_of(panel).shape
         height = int(np.clip(380 * rows / columns, 120, 420))
-    margin = {"l": 8, "r": 12, "t": 10, "b": 8}
+    margin = {"l": 8, "r": 12, "t": 28, "b": 8}
     return go.Figure(traces, _layout(height=height, margin=margin, showlegend=False, xaxis=x_axis, yaxis=y_axis))
 
 
@@ -140,7 +140,21 @@ def panel_parts(
 def _layout(**fields: Any) -> dict[str, Any]:
     font = {"family": FONT, "size": 12, "color": style.INK}
     clear = {"paper_bgcolor": "rgba(0, 0, 0, 0)", "plot_bgcolor": "rgba(0, 0, 0, 0)"}
-    return {"template": "none", "font": font, "hovermode": "closest", "dragmode": "zoom", **clear, **fields}
+    bar = {
+        "bgcolor": "rgba(0, 0, 0, 0)",
+        "color": style.GREY,
+        "activecolor": style.INK,
+        "remove": ["sendChartToCloud"],
+    }
+    return {
+        "template": "none",
+        "modebar": bar,
+        "font": font,
+        "hovermode": "closest",
+        "dragmode": "zoom",
+        **clear,
+        **fields,
+    }
 
 
 def _axis(axis: Axis, limits: tuple[float, float]) -> dict[str, Any]:
@@ -161,8 +175,9 @@ def _axis(axis: Axis, limits: tuple[float, float]) -> dict[str, Any]:
         "nticks": 6,
     }
     if axis.log:
-        if high / low < 30:  # too few powers of ten to read from
-            look["dtick"] = "D2"
+        decades = np.log10(high / low)
+        look["dtick"] = "D2" if decades < 1.5 else float(np.ceil(decades / 6))
+        look["tickfont"] = {"size": 12 if decades < 1.5 else 10}  # plotly enlarges powers of ten by a quarter
         look["minor"] = {"ticks": "outside", "ticklen": 2, "dtick": "D1", "tickcolor": style.GREY}
     elif max(abs(low), abs(high)) >= 1e4:
         look["tickformat"] = "~s"
@@ -171,11 +186,12 @@ def _axis(axis: Axis, limits: tuple[float, float]) -> dict[str, Any]:
 
 def _grid_axis(axis: Axis, values: np.ndarray) -> dict[str, Any]:
     chosen = style.grid_ticks(values)
-    largest = float(np.max(np.abs(values)))
+    limits = (float(values.min()), float(values.max()))
     return {
-        "title": {"text": html.escape(axis.text, quote=False), "standoff": 6},
+        "title": {"text": html.escape(axis.text, quote=False), "standoff": 6, "font": {"size": 12}},
+        "range": [-0.5, len(values) - 0.5],
         "tickvals": chosen,
-        "ticktext": [style.tick_text(float(values[i]), axis, largest) for i in chosen],
+        "ticktext": [style.tick_text(float(values[i]), axis, limits) for i in chosen],
         "ticks": "outside",
         "tickcolor": style.INK,
         "ticklen": 4,
@@ -299,7 +315,7 @@ def _grid_traces(
     }
     main |= {"showscale": bar, "hovertemplate": f"{place}<br>{color_name}: %{{z:.4~g}}<extra></extra>"}
     if bar:
-        title = {"text": color_name, "side": "right"}
+        title = {"text": color_name, "side": "right", "font": {"size": 12}}
         main["colorbar"] = {
             "title": title,
             "thickness": 12,
@@ -314,7 +330,7 @@ def _grid_traces(
             powers = range(int(np.ceil(np.log10(low))), int(np.floor(np.log10(high))) + 1)
             main["colorbar"] |= {
                 "tickvals": list(powers),
-                "ticktext": [style.tick_text(10.0**p, panel.color, high) for p in powers],
+                "ticktext": [style.tick_text(10.0**p, panel.color, (low, high)) for p in powers],
             }
     missing = np.isnan(values)
     if not missing.any():
@@ -326,6 +342,8 @@ def _grid_traces(
         "colorscale": [[0, style.MISSING], [1, style.MISSING]],
         "hovertemplate": f"{place}<br>not measured<extra></extra>",
     }
+    if not style.crosses_missing(panel):
+        return [main, mask]
     rows, columns = np.nonzero(missing)
     crosses = {
         "type": "scatter",
@@ -333,7 +351,7 @@ def _grid_traces(
         "x": columns.astype(float),
         "y": rows.astype(float),
         "hoverinfo": "skip",
-        "marker": {"symbol": "x-thin", "size": 5, "line": {"width": 1, "color": "#4c6a80"}},
+        "marker": {"symbol": "x-thin", "size": 5, "line": {"width": 1, "color": style.MISSING_CROSS}},
         "showlegend": False,
     }
     return [main, mask, crosses]

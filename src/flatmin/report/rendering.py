@@ -9,7 +9,7 @@ from flatmin.report.page import render_page
 
 
 def render_run(run: Run, folder: pathlib.Path) -> None:
-    """Write `figures/*.pdf`, `figures/*.png` and `report.html`; the `render` of `obtain_run` and `rewrite_derived`.
+    """Write `figures/*.pdf`, `figures/*.png` and `report.html`; pass it as `render`.
 
     Args:
         run: the run.

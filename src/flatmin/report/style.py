@@ -16,7 +16,7 @@ from flatmin.experiments.figures import (
     Series,
     grid_of,
 )
-from flatmin.experiments.numbers import power_of_ten
+from flatmin.experiments.numbers import format_number, power_of_ten
 
 # Okabe and Ito's colours without yellow (too light on white), darkest first
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -24,6 +24,8 @@ INK = "#1b1b1c"
 GREY = "#7f7f80"
 GRID = "#dededf"
 MISSING = "#cfe5f5"
+MISSING_CROSS = "#4c6a80"
+_MOST_CROSSES = 600
 # (matplotlib dash, plotly dash)
 _DASHES = (
     ("-", "solid"),
@@ -189,8 +191,20 @@ def color_range(panel: HeatmapPanel | ImagePanel) -> tuple[float, float]:
     return (low, high) if low < high else (low, low + (abs(low) or 1.0))
 
 
+def crosses_missing(panel: HeatmapPanel | ImagePanel) -> bool:
+    """Whether the cells are large enough for a cross on the tint of those that were not measured.
+
+    Args:
+        panel: a grid or an image.
+
+    Returns:
+        True for grids of a few hundred cells.
+    """
+    return grid_of(panel).size <= _MOST_CROSSES
+
+
 def grid_ticks(values: np.ndarray, most: int = 7) -> list[int]:
-    """Which columns (or rows) of a grid get a tick label: all, or evenly spaced ones.
+    """Which columns (or rows) of a grid get a tick label: all, or evenly spaced ones at the roundest numbers.
 
     Args:
         values: the positions.
@@ -199,36 +213,39 @@ def grid_ticks(values: np.ndarray, most: int = 7) -> list[int]:
     Returns:
         Indices into `values`.
     """
-    step = max(1, math.ceil(len(values) / most))
-    return list(range(0, len(values), step))
+    least = max(1, math.ceil(len(values) / most))
+    if least == 1:
+        return list(range(len(values)))
+    choices = [list(range(start, len(values), step)) for step in range(least, 2 * least) for start in range(step)]
+    return min(choices, key=lambda chosen: np.mean([_digits(float(values[i])) for i in chosen]))
 
 
-def tick_text(value: float, axis: Axis, largest: float) -> str:
-    """A tick's label, in plain Unicode.
+def tick_text(value: float, axis: Axis, limits: tuple[float, float]) -> str:
+    """A tick's label in plain Unicode, in one notation for the whole axis.
 
     Args:
         value: the tick.
         axis: its axis.
-        largest: the largest absolute value on the axis, decides whether thousands are written as k.
+        limits: both ends of the axis; they decide between plain numbers, thousands and powers of ten.
 
     Returns:
         The text.
     """
-    if axis.log:
-        power = round(math.log10(value))
-        whole = math.isclose(value, 10.0**power, rel_tol=1e-9)
-        if -2 <= math.log10(value) < 4:
-            return f"{value:,.4g}".replace(",", "")
-        return (
-            power_of_ten(power)
-            if whole
-            else f"{value / 10 ** math.floor(math.log10(value)):g}×{power_of_ten(math.floor(math.log10(value)))}"
-        )
     if value == 0:
         return "0"
+    low, high = limits
+    if axis.log:
+        if low >= 9e-4 and high < 2e4:
+            return f"{value:.6g}"
+        power = math.floor(math.log10(value) + 1e-9)
+        factor = value / 10.0**power
+        return power_of_ten(power) if math.isclose(factor, 1, rel_tol=1e-6) else f"{factor:.3g}×{power_of_ten(power)}"
+    largest = max(abs(low), abs(high))
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if largest >= 10 * size or (size > 1e3 and largest >= size):
+        if largest >= (10 * size if size == 1e3 else 2 * size):
             return f"{value / size:g}{letter}".replace("-", "−")
+    if largest < 1e-3:
+        return format_number(value, 3)
     return f"{value:.6g}".replace("-", "−")
 
 
@@ -258,6 +275,11 @@ def panel_heading(index: int, title: str, count: int) -> str:
         The heading.
     """
     return title if count == 1 else f"({chr(ord('a') + index % 26)}) {title}"
+
+
+def _digits(value: float) -> int:
+    """Significant digits needed to write a number, at most six."""
+    return len(f"{value:.5e}".split("e")[0].replace(".", "").replace("-", "").rstrip("0"))
 
 
 def _series_of(figure: Figure) -> list[Series]:

@@ -66,7 +66,7 @@ def _end_values(panel: Panel, curves: list[Series]) -> ValueTable:
             rows.append((series.label, "", "not measured", "", "", ""))
             continue
         last = measured[-1]
-        numbers = (x[last], y[last])
+        numbers = (float(x[last]), float(y[last]))
         extremes = (y[measured].min(), y[measured].max())
         rows.append(
             (

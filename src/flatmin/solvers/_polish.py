@@ -11,6 +11,7 @@ import math
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -36,9 +37,7 @@ def affordable(white: Whitened, rank: int) -> bool:
 
 
 @eqx.filter_jit
-def _forward_many(
-    white: Whitened, left: Float[Array, "B d1"], right: Float[Array, "B d2"]
-) -> Float[Array, "B k"]:
+def _forward_many(white: Whitened, left: Float[Array, "B d1"], right: Float[Array, "B d2"]) -> Float[Array, "B k"]:
     return jax.vmap(lambda u, v: white.forward(u[:, None] * v[None, :]))(left, right)
 
 
@@ -61,7 +60,7 @@ def _jacobian(white: Whitened, left: np.ndarray, right: np.ndarray) -> np.ndarra
     padding = [(0, -count % _BATCH), (0, 0)]
     lefts, rights = np.pad(lefts, padding), np.pad(rights, padding)
     parts = [
-        np.asarray(_forward_many(white, lefts[i : i + _BATCH], rights[i : i + _BATCH]))
+        np.asarray(_forward_many(white, jnp.asarray(lefts[i : i + _BATCH]), jnp.asarray(rights[i : i + _BATCH])))
         for i in range(0, len(lefts), _BATCH)
     ]
     return np.concatenate(parts)[:count]
@@ -115,9 +114,9 @@ def polish(
     split = left.size
     best, best_error = None, math.inf
     for step in range(STEPS + 1):
-        M = np.asarray(_adjoint(white, u))
+        M = np.asarray(_adjoint(white, jnp.asarray(u)))
         gradient = np.concatenate([(left - M @ right).ravel(), (right - M.T @ left).ravel()])
-        miss = targets - np.asarray(_forward(white, left @ right.T))
+        miss = targets - np.asarray(_forward(white, jnp.asarray(left @ right.T)))
         error = math.hypot(np.linalg.norm(gradient), np.linalg.norm(miss))
         if not error < best_error / 2:
             break

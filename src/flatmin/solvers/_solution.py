@@ -63,9 +63,7 @@ def certified(
     )
 
 
-def infeasible(
-    program: AbstractProgram, nearest: Float[Array, "d1 d2"], proof: Array, method: str
-) -> Solution:
+def infeasible(program: AbstractProgram, nearest: Float[Array, "d1 d2"], proof: Array, method: str) -> Solution:
     """The answer to contradictory targets.
 
     Args:

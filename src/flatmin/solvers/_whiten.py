@@ -65,9 +65,7 @@ class Whitened(eqx.Module):
         return matrix - self.adjoint(self.forward(matrix) - self.targets)
 
 
-def whiten(
-    op: AbstractMeasurements, targets: Float[Array, " m"]
-) -> tuple[Whitened, Float[Array, " m"] | None]:
+def whiten(op: AbstractMeasurements, targets: Float[Array, " m"]) -> tuple[Whitened, Float[Array, " m"] | None]:
     """Orthonormal measurements of `{X : A(X) = b}`, and a proof if that set is empty.
 
     Args:

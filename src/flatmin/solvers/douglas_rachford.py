@@ -93,9 +93,7 @@ class DouglasRachford(AbstractMethod):
     def __check_init__(self):
         check_positive("first_step", self.first_step)
         if not 0 < self.relaxation < 2:
-            raise UsageError(
-                f"relaxation: got {self.relaxation}, expected a value between 0 and 2, ends excluded"
-            )
+            raise UsageError(f"relaxation: got {self.relaxation}, expected a value between 0 and 2, ends excluded")
 
     def run(self, program: AbstractProgram, tolerance: float, max_iterations: int) -> Solution:
         """Iterate, polish, certify.
@@ -215,7 +213,7 @@ def shrink(matrix: Float[Array, "d1 d2"], threshold: Float[Array, ""]) -> tuple[
         return result.T, rank
     squares, V = jnp.linalg.eigh(matrix.T @ matrix)
     values = jnp.sqrt(jnp.maximum(squares, threshold**2))
-    return ((matrix @ V) * (1 - threshold / values)) @ V.T, jnp.sum(squares > threshold**2)
+    return ((matrix @ V) * (1 - threshold / values)[None, :]) @ V.T, jnp.sum(squares > threshold**2)
 
 
 def _block(white: Whitened, state: _State, relaxation: Array) -> _State:
@@ -243,9 +241,7 @@ def _block(white: Whitened, state: _State, relaxation: Array) -> _State:
     change = jnp.linalg.norm(P - X) / jnp.linalg.norm(Z)
     # how far X is from the affine set, how far the subgradient from the range of A*, both relative
     in_primal = jnp.linalg.norm(P - X) / jnp.linalg.norm(X)
-    in_dual = jnp.linalg.norm(subgradient - white.adjoint(white.forward(subgradient))) / jnp.linalg.norm(
-        subgradient
-    )
+    in_dual = jnp.linalg.norm(subgradient - white.adjoint(white.forward(subgradient))) / jnp.linalg.norm(subgradient)
     freedom = 1 / (1 + state.iterations / (BLOCK * SETTLE)) ** 2
     ratio = jnp.clip(jnp.sqrt(in_dual / in_primal), 0.5, 2.0) ** freedom
     state = dataclasses.replace(

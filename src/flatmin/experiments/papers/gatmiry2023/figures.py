@@ -25,18 +25,18 @@ def figures(results: Results) -> list[Figure]:
     return [*drawn, _frobenius(results.frobenius), _sandwich(results.sandwich)]
 
 
-def _curves(results: Results, depth: int, quantity: str) -> list[Series]:
+def _curves(results: Results, depth: int, quantity: str) -> tuple[Series, ...]:
     series = []
     for dynamics in DYNAMICS:
-        runs = results.of(depth, dynamics)
-        values = runs[quantity].isel(step=slice(1, None))
-        band = {"low": values.min("seed").values, "high": values.max("seed").values} if len(results.seeds) > 1 else {}
+        values = results.of(depth, dynamics)[quantity].isel(step=slice(1, None))
         # the geometric mean: curves of different seeds differ by factors
-        middle = np.exp(np.log(np.maximum(values, 1e-300)).mean("seed").values)
-        if band:
-            middle = np.clip(middle, band["low"], band["high"])
-        series.append(Series(LABELS[dynamics], values.step.values, middle, **band))
-    return series
+        middle = np.exp(np.log(np.maximum(values.values, 1e-300)).mean(axis=values.get_axis_num("seed")))
+        low = high = None
+        if len(results.seeds) > 1:
+            low, high = values.min("seed").values, values.max("seed").values
+            middle = np.clip(middle, low, high)
+        series.append(Series(LABELS[dynamics], values.step.values, middle, low=low, high=high))
+    return tuple(series)
 
 
 def _intervals(results: Results) -> str:

@@ -88,7 +88,7 @@ def train_cell(
     )
     final = _Curves(planted, _with_moments(planted.problem))(_cast(result.params, jnp.float64))
     M = planted.problem.matrix(_cast(result.params, jnp.float64))
-    predicted = population_regulariser(nuclear_norm(M), depth, (training.dimension,) * 2)
+    predicted = population_regulariser(nuclear_norm(M), depth, planted.problem.parameterization.matrix_shape)
     ends = {**final, "predicted_trace": predicted, "true_nuclear_norm": nuclear_norm(planted.truth)}
     for name, value in ends.items():
         dataset[f"final_{name}"] = float(value)
