@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from recovery_files import completion_csv, gaussian_npz, low_rank, write_csv
 
 from flatmin import JobError, UsageError
 from flatmin.datasets import PACKAGED, ReadOptions, fingerprint, load_packaged, packaged, read_data
 from flatmin.measurements import materialise
+from recovery_files import completion_csv, gaussian_npz, low_rank, write_csv
 
 
 def matrix_of(data):

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recovery_files import completion_csv, gaussian_npz, low_rank, write_csv
 
 from flatmin import JobError, UsageError
 from flatmin.cli import main
@@ -16,6 +15,7 @@ from flatmin.experiments.recovery import Source, prepare, recovery_spec
 from flatmin.experiments.recovery.diagnosis import predicted_minimum
 from flatmin.measurements import entries
 from flatmin.theory.gatmiry2023 import depth_two_regulariser
+from recovery_files import completion_csv, gaussian_npz, low_rank, write_csv
 
 
 @pytest.fixture

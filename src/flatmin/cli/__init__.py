@@ -27,11 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = app(given or ["--help"], prog_name="flatmin", standalone_mode=False)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else FAILED
-    except BaseException as error:  # noqa: BLE001 - the one place where every error ends
+    except BaseException as error:
         if os.environ.get("FLATMIN_DEBUG") == "1":
             raise
         code, sentence = _explain(error)
-        print(f"flatmin: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"flatmin: {sentence}", file=sys.stderr, flush=True)
         _leave_if_abandoned(error, code)
     return code if isinstance(code, int) else 0
 

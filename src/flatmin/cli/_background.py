@@ -1,10 +1,11 @@
 """A long computation in a thread of its own, so that Ctrl-C is heard while compiled code runs, and its progress."""
 
+import contextlib
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 GRACE = 10.0
@@ -95,10 +96,8 @@ def in_background(work: Callable[[], T], tracker: Tracker) -> T:
                 display.refresh()
         except KeyboardInterrupt as error:
             tracker.stop.set()
-            try:
+            with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C: do not wait
                 thread.join(GRACE)
-            except KeyboardInterrupt:
-                pass
             if "value" in box:  # it was finishing: nothing is lost
                 return box["value"]
             raise Interrupted(abandoned=thread.is_alive()) from error
@@ -114,7 +113,7 @@ class _Lines:
         self._tracker, self._start, self._last = tracker, time.monotonic(), time.monotonic()
         self._finished: set[str] = set()
 
-    def __enter__(self) -> "_Lines":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,11 +132,12 @@ class _Lines:
             name, done, total = running[0]
             part = f" ({done / total:.0%})" if total > 1 else ""
             left = f", about {_clock(seconds * (1 - share) / share)} left" if share > 0.02 else ""
-            self._print(f"[{_clock(seconds)}] {share:.0%} of all{left}; running: {name}{part}")
+            whole = f"{share:.0%} of all{left}; " if share > 0 else ""
+            self._print(f"[{_clock(seconds)}] {whole}running: {name}{part}")
 
     def _print(self, line: str) -> None:
         self._last = time.monotonic()
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        print(line, file=sys.stderr, flush=True)
 
 
 def _terminal(tracker: Tracker) -> Any:
@@ -161,7 +161,7 @@ def _terminal(tracker: Tracker) -> Any:
             self._overall = progress.add_task("all", total=1.0)
             self._tasks: dict[str, TaskID] = {}
 
-        def __enter__(self) -> "Bars":
+        def __enter__(self) -> Self:
             progress.start()
             return self
 
