@@ -19,7 +19,17 @@ from recovery_files import completion_csv, gaussian_npz, low_rank, write_csv
 
 
 @pytest.fixture
-def recover(tmp_path, capsys):
+def draw_nothing(monkeypatch):
+    """Drawing is most of the time of a small recovery; the tests that look at pages do without this."""
+
+    def render(run, folder):
+        (folder / "report.html").write_text(run.id)
+
+    monkeypatch.setattr("flatmin.report.render_run", render)
+
+
+@pytest.fixture
+def recover_and_draw(tmp_path, capsys):
     """Run the command; gives exit code, the run's folder, its result and the recovered matrix."""
 
     def run(*arguments):
@@ -34,9 +44,14 @@ def recover(tmp_path, capsys):
     return run
 
 
-def test_planted_completion_comes_back(tmp_path, recover):
+@pytest.fixture
+def recover(recover_and_draw, draw_nothing):
+    return recover_and_draw
+
+
+def test_planted_completion_comes_back(tmp_path, recover_and_draw):
     path, matrix, seen = completion_csv(tmp_path)
-    code, folder, result, found, text = recover(path)
+    code, folder, result, found, text = recover_and_draw(path)
     assert code == 0
     assert np.linalg.norm(found - matrix) <= 1e-6 * np.linalg.norm(matrix)
     assert result["rank"] == 1
@@ -133,7 +148,7 @@ def test_predicted_minimum_of_dense_measurements(tmp_path):
 
 
 def test_a_solve_cut_short_is_stored_with_its_gap(tmp_path, recover):
-    path, _, _ = completion_csv(tmp_path, rows=30, columns=30, rank=6, fraction=0.4)
+    path, _, _ = completion_csv(tmp_path, rows=16, columns=14, rank=6, fraction=0.4)
     code, folder, result, _, text = recover(path, "--max-iterations", "10", "--tolerance", "1e-12")
     assert code == 1
     assert not result["success"]
@@ -141,8 +156,9 @@ def test_a_solve_cut_short_is_stored_with_its_gap(tmp_path, recover):
     assert result["certificate"]["outcome"] == "max_iterations"
     assert "raise max_iterations or loosen tolerance" in text.err
     assert "Traceback" not in text.err
-    page = (folder / "report.html").read_text()
-    assert "the iteration limit was reached" in page
+    claim = next(c for c in load_run(folder).claims if c.name == "certified")
+    assert claim.verdict == "does not hold"
+    assert "the iteration limit was reached" in claim.note
     code, *_ = recover(path, "--max-iterations", "10", "--tolerance", "1e-12")
     assert code == 1  # found again, and still not what was asked for
 
@@ -166,7 +182,7 @@ def test_label_noise_fits_and_is_flatter_than_the_balanced_start(tmp_path, recov
     np.testing.assert_allclose(np.linalg.norm(found - matrix), 0, atol=0.2 * np.linalg.norm(matrix))
     np.testing.assert_allclose(scaled_found, 1e6 * found, rtol=1e-3, atol=1e3 * np.abs(found).max())
     np.testing.assert_allclose(scaled_result["training"]["trace"], 1e6 * training["trace"], rtol=1e-2)
-    assert (folder / "figures" / "training.png").is_file()
+    assert "figure-03-training" in load_run(folder).data_names
 
 
 def read_seen(path, shape):
@@ -182,13 +198,13 @@ def test_camera_crop(tmp_path, recover):
 
     from flatmin.datasets import load_packaged
 
-    crop = load_packaged("camera")[100:164, 200:264]
+    crop = load_packaged("camera")[100:140, 200:240]
     Image.fromarray(np.uint8(np.rint(crop * 255))).save(tmp_path / "crop.png")
-    code, folder, result, found, _ = recover(tmp_path / "crop.png", "--missing", "0.4", "--tolerance", "1e-4")
+    code, folder, result, found, _ = recover(tmp_path / "crop.png", "--missing", "0.4", "--tolerance", "1e-3")
     assert code == 0
-    assert found.shape == (64, 64)
+    assert found.shape == (40, 40)
     unseen = result["errors"]["unseen"]
-    assert abs(unseen["count"] / 4096 - 0.4) < 0.05
+    assert abs(unseen["count"] / 1600 - 0.4) < 0.05
     assert 0.005 < unseen["rmse"] < 0.6 * unseen["baseline_rmse"]
     assert result["certificate"]["primal_value"] <= np.linalg.svd(crop, compute_uv=False).sum()
     assert not (folder / "matrix.csv").exists()

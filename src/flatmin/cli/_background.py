@@ -15,7 +15,7 @@ QUIET = 20.0
 """Seconds between two lines where the output is not a terminal."""
 
 
-class Interrupted(KeyboardInterrupt):
+class Interrupted(Exception):  # noqa: N818 - not an error; typer swallows a KeyboardInterrupt
     """Ctrl-C was heard; `abandoned` if the computation did not stop in time."""
 
     def __init__(self, *, abandoned: bool):
@@ -79,28 +79,32 @@ def in_background(work: Callable[[], T], tracker: Tracker) -> T:
         Interrupted: on Ctrl-C, after the computation stopped or `GRACE` seconds.
     """
     box: dict[str, Any] = {}
+    finished = threading.Event()  # not Thread.join: an interrupt there marks the thread as ended
 
     def run() -> None:
         try:
             box["value"] = work()
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
             box["error"] = error
+        finally:
+            finished.set()
 
     thread = threading.Thread(target=run, daemon=True, name="flatmin-work")
     display = _terminal(tracker) if sys.stderr.isatty() else _Lines(tracker)
     with display:
         thread.start()
         try:
-            while thread.is_alive():
-                thread.join(0.1)
+            while not finished.wait(0.1):
                 display.refresh()
         except KeyboardInterrupt as error:
             tracker.stop.set()
             with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C: do not wait
-                thread.join(GRACE)
+                finished.wait(GRACE)
             if "value" in box:  # it was finishing: nothing is lost
                 return box["value"]
-            raise Interrupted(abandoned=thread.is_alive()) from error
+            raise Interrupted(abandoned=not finished.is_set()) from error
+    if isinstance(box.get("error"), KeyboardInterrupt):
+        raise Interrupted(abandoned=False)
     if "error" in box:
         raise box["error"]
     return box["value"]

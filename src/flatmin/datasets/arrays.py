@@ -69,6 +69,9 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"{path.name}: cannot be read as an .npz archive ({type(error).__name__}: {error}); it is truncated or of "
             "another type, write it again"
         ) from error
+    if loaded is None:
+        raise UsageError(f"{path.name}: got a single array, expected an .npz archive; write it with numpy.savez")
+    return loaded
 
 
 def _measurements(name: str, form: tuple[str, ...], numbers: dict[str, np.ndarray]) -> AbstractMeasurements:

@@ -135,7 +135,10 @@ def _values(name: str, column: "pd.Series", lines: np.ndarray) -> np.ndarray:
 
     if column.dtype.kind == "c":
         raise UsageError(f"{name}, {column.name}: got complex numbers, expected real ones")
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    try:
+        numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name}, {column.name}: got values of type {column.dtype}, expected real numbers") from error
     bad = np.flatnonzero(~np.isfinite(numbers))
     if bad.size:
         text = column.iloc[int(bad[0])]
