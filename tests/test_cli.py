@@ -508,7 +508,8 @@ def test_help_is_fast_and_version():
 
 
 def test_help_loads_neither_jax_nor_numpy():
-    code = "import sys, flatmin.cli as c; c.main(['--help']); print(sorted({'jax', 'numpy', 'pydantic'} & set(sys.modules)))"
+    look = "print(sorted({'jax', 'numpy', 'pydantic'} & set(sys.modules)))"
+    code = f"import sys, flatmin.cli as c; c.main(['--help']); {look}"
     out = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -169,8 +169,8 @@ def _training(trained: Trained) -> Figure:
     return Figure(
         key="training",
         title="Along label-noise SGD",
-        caption="Measurements and targets are scaled so that the mean squared target is 1. The step size is chosen anew at "
-        "the start of each phase as a quarter of 2 / (S + tr H / B), S the sharpness there; the noise is off in the last.",
+        caption="Measurements and targets are scaled: the mean squared target is 1. The step size is chosen anew "
+        "at the start of each phase as a quarter of 2 / (S + tr H / B), S the sharpness; the last has no noise.",
         panels=tuple(
             Panel(title, Axis("SGD steps"), axis, (Series("label-noise SGD", steps, trained.curves[name]),))
             for name, (title, axis) in axes.items()
