@@ -2,6 +2,7 @@
 
 import hashlib
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -71,7 +72,7 @@ def test_npz_forms_agree(tmp_path):
     np.savez(tmp_path / "factors.npz", left=left, right=right, b=b)
     dense, factors = (read_data(str(tmp_path / f"{name}.npz")) for name in ("dense", "factors"))
     np.testing.assert_allclose(materialise(dense.measurements), materialise(factors.measurements), atol=1e-14)
-    np.testing.assert_allclose(dense.measurements.forward(matrix), b, atol=1e-13)
+    np.testing.assert_allclose(dense.measurements.forward(jnp.asarray(matrix)), b, atol=1e-13)
     np.testing.assert_array_equal(dense.truth, matrix)
     assert factors.truth is None
 

@@ -124,7 +124,7 @@ def test_flatness_of_the_balanced_factors(tmp_path, recover):
     rows, columns = np.nonzero(seen)
     op = entries(rows, columns, seen.shape)
     flat = result["flatness"]
-    np.testing.assert_allclose(flat["predicted_minimum"], depth_two_regulariser(op, found), rtol=1e-10)
+    np.testing.assert_allclose(flat["predicted_minimum"], depth_two_regulariser(op, jnp.asarray(found)), rtol=1e-10)
     U, s, Vt = np.linalg.svd(found)
     L, R = U[:, :1] * np.sqrt(s[:1]), Vt[:1].T * np.sqrt(s[:1])
     flat_params = jnp.concatenate([jnp.ravel(L), jnp.ravel(R)])
@@ -144,7 +144,9 @@ def test_flatness_of_the_balanced_factors(tmp_path, recover):
 def test_predicted_minimum_of_dense_measurements(tmp_path):
     path, matrix = gaussian_npz(tmp_path)
     op = read_data(str(path)).measurements
-    np.testing.assert_allclose(predicted_minimum(op, matrix), depth_two_regulariser(op, matrix), rtol=1e-12)
+    np.testing.assert_allclose(
+        predicted_minimum(op, matrix), depth_two_regulariser(op, jnp.asarray(matrix)), rtol=1e-12
+    )
 
 
 def test_a_solve_cut_short_is_stored_with_its_gap(tmp_path, recover):

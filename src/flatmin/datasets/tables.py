@@ -144,7 +144,8 @@ def _values(name: str, column: "pd.Series", lines: np.ndarray) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(numbers))
     if bad.size:
         text = column.iloc[int(bad[0])]
-        missing = "an empty cell" if pd.isna(text) else repr(text if not isinstance(text, np.generic) else text.item())
+        plain = text.item() if isinstance(text, np.generic) else text
+        missing = "an empty cell" if np.ndim(plain) == 0 and pd.isna(plain) else repr(plain)
         raise UsageError(
             f"{name}, {column.name}: line {lines[bad[0]]} holds {missing}, expected a finite number"
             f" ({bad.size} such line(s)); leave unknown entries out"

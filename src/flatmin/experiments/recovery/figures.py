@@ -1,5 +1,7 @@
 """The recovered matrix beside what was seen, its singular values, its predictions, and the training."""
 
+import math
+
 import numpy as np
 
 from flatmin.experiments.figures import Axis, Figure, ImagePanel, Panel, ReferenceLine, Series
@@ -46,7 +48,9 @@ def _matrices(prepared: Prepared, matrix: np.ndarray) -> list[Figure]:
     share = f"{len(prepared.targets):,} of {matrix.size:,} entries are fitted. " if data.is_completion else ""
 
     def figure(key: str, title: str, shown: dict[str, np.ndarray], caption: str) -> Figure:
-        panels = tuple(ImagePanel(name, values, limits) for name, values in shown.items())
+        # four digits of the grey scale are more than an eye sees; matrix.npy has all
+        digits = 4 - math.floor(math.log10(limits[1] - limits[0]))
+        panels = tuple(ImagePanel(name, np.round(values, digits), limits) for name, values in shown.items())
         return Figure(key, title, f"{share}{caption}All panels have the same grey scale.", panels)
 
     if not data.is_completion:
