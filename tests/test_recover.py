@@ -122,7 +122,7 @@ def test_flatness_of_the_balanced_factors(tmp_path, recover):
     path, matrix, seen = completion_csv(tmp_path)
     _, _, result, found, _ = recover(path)
     rows, columns = np.nonzero(seen)
-    op = entries(rows, columns, seen.shape)
+    op = entries(jnp.asarray(rows), jnp.asarray(columns), seen.shape)
     flat = result["flatness"]
     np.testing.assert_allclose(flat["predicted_minimum"], depth_two_regulariser(op, jnp.asarray(found)), rtol=1e-10)
     U, s, Vt = np.linalg.svd(found)
