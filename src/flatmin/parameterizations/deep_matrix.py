@@ -19,7 +19,7 @@ from flatmin.parameterizations.schemes import (
 
 SCAN_DEPTH = 16  # from this depth on, equal hidden layers are scanned
 
-Layers = tuple[Float[Array, "d_out d_in"], ...]
+Layers = tuple[Float[Array, "_ _"], ...]
 
 
 class DeepMatrix(AbstractParameterization):
