@@ -10,11 +10,13 @@ import hashlib
 import json
 import pathlib
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flatmin._core import JobError
+from flatmin.experiments.netcdf import read_netcdf, write_netcdf
 from flatmin.experiments.storage import replace_file, sha256
 
 if TYPE_CHECKING:
@@ -108,13 +110,14 @@ def compute_cells(cells: Mapping[Hashable, Cell], context: Context) -> dict[Any,
 def _obtain(cell: Cell, folder: pathlib.Path, progress: Callable[[int, int], None]) -> "xr.Dataset":
     digest = hashlib.sha256(json.dumps(cell.key, sort_keys=True).encode()).hexdigest()[:16]
     file, seal, checkpoint = (folder / f"{digest}{suffix}" for suffix in (".nc", ".sha256", ".checkpoint"))
-    import xarray as xr
-
     if file.exists() and seal.exists() and seal.read_text() == sha256(file):
-        return xr.load_dataset(file, engine="h5netcdf")
+        return read_netcdf(file)
     dataset = cell.compute(checkpoint, progress)
     try:
-        replace_file(file, bytes(dataset.to_netcdf(engine="h5netcdf")))
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            part = pathlib.Path(scratch) / "cell.nc"
+            write_netcdf(dataset, part)
+            replace_file(file, part.read_bytes())
         replace_file(seal, sha256(file).encode())
         checkpoint.unlink(missing_ok=True)
     except OSError as error:

@@ -30,7 +30,7 @@ def normalise(matrix: Float[Array, "..."]) -> Scaled:
     return shift(matrix, -exponent), exponent
 
 
-def shift(value: Array, exponent: Int[Array, ""]) -> Array:
+def shift(value: Array, exponent: Int[Array, "..."]) -> Array:
     """`2^exponent value`, in two steps so that the factor itself stays in range."""
     one = jnp.ones((), value.dtype)
     half = exponent // 2
