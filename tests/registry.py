@@ -128,10 +128,10 @@ def _selected(inner: Callable[..., Built]) -> Callable[..., Built]:
     return build
 
 
-def _with_moments(inner: Callable[..., Built]) -> Callable[..., Built]:
+def _with_moments(inner: Callable[..., Built], **which: bool) -> Callable[..., Built]:
     def build(dtype, shape) -> Built:
         op, tensor = inner(dtype, shape)
-        return fm.with_moments(op), tensor
+        return fm.with_moments(op, **which), tensor
 
     return build
 
@@ -153,6 +153,7 @@ ANY_SHAPE: dict[str, Callable[..., Built]] = {
     "stacked": _stacked(entries, low_rank),
     "selected": _selected(low_rank),
     "with_moments": _with_moments(dense_user),
+    "with_fourth_moment": _with_moments(dense_user, fourth=True),
 }
 
 SQUARE_ONLY: dict[str, Callable[..., Built]] = {

@@ -17,8 +17,20 @@ from registry import PARAMETERIZATIONS, measurements, numbers, parameters
 EPS = float(np.finfo(np.float64).eps)
 
 # one measurement kind of each Gram form; every kind itself is compared with its tensor in test_measurements
-KINDS = ("low_rank-3x4", "entries-3x4", "identity-3x4", "regression-1x4", "with_moments-3x4", "function-3x4")
-SQUARE_KINDS = ("symmetric_rank_one-3x3", "symmetrised_dense-3x3", "dense_square")
+KINDS = (
+    "low_rank-3x4",
+    "entries-3x4",
+    "identity-3x4",
+    "regression-1x4",
+    "with_moments-3x4",
+    "with_fourth_moment-3x4",
+    "function-3x4",
+)
+SQUARE_KINDS = (
+    "symmetric_rank_one-3x3",
+    "symmetrised_dense-3x3",
+    "dense_square",
+)
 
 
 def build(kind, parameterization, seed=0, interpolate=False, dtype=jnp.float64):
