@@ -2,33 +2,68 @@
 
 The rooms: `measurements` (what is seen of a matrix), `parameterizations` (how it is built), `problems` (both,
 and targets), `flatness` (traces, sharpness, spectra), `solvers` (convex programmes with certificates),
-`dynamics` (training), `theory` (the papers' theorems as functions). `experiments`, `report`, `datasets` and `cli` are imported on demand.
+`dynamics` (training), `theory` (the papers' theorems as functions). `experiments`, `report`, `datasets` and `cli` are
+imported on demand. Names are looked up when first used, so that `flatmin --help` need not load JAX.
 """
 
-from flatmin import dynamics as dynamics
-from flatmin import flatness as flatness
-from flatmin import measurements as measurements
-from flatmin import parameterizations as parameterizations
-from flatmin import problems as problems
-from flatmin import solvers as solvers
-from flatmin import theory as theory
-from flatmin._core import Estimate as Estimate
-from flatmin._core import JobError as JobError
-from flatmin._core import Outcome as Outcome
-from flatmin._core import Solution as Solution
-from flatmin._core import UsageError as UsageError
-from flatmin.dynamics import Record as Record
-from flatmin.dynamics import train as train
-from flatmin.dynamics import train_ensemble as train_ensemble
-from flatmin.flatness import hessian_trace as hessian_trace
-from flatmin.flatness import scaled_trace as scaled_trace
-from flatmin.flatness import sharpness as sharpness
-from flatmin.flatness import spectral_density as spectral_density
-from flatmin.flatness import spectrum as spectrum
-from flatmin.parameterizations import deep_matrix as deep_matrix
-from flatmin.problems import RecoveryProblem as RecoveryProblem
-from flatmin.solvers import MinFrobenius as MinFrobenius
-from flatmin.solvers import MinNuclearNorm as MinNuclearNorm
-from flatmin.solvers import solve as solve
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+if _TYPE_CHECKING:
+    from flatmin import datasets as datasets
+    from flatmin import dynamics as dynamics
+    from flatmin import flatness as flatness
+    from flatmin import measurements as measurements
+    from flatmin import parameterizations as parameterizations
+    from flatmin import problems as problems
+    from flatmin import solvers as solvers
+    from flatmin import theory as theory
+    from flatmin._core import Estimate as Estimate
+    from flatmin._core import JobError as JobError
+    from flatmin._core import Outcome as Outcome
+    from flatmin._core import Solution as Solution
+    from flatmin._core import UsageError as UsageError
+    from flatmin.dynamics import Record as Record
+    from flatmin.dynamics import train as train
+    from flatmin.dynamics import train_ensemble as train_ensemble
+    from flatmin.flatness import hessian_trace as hessian_trace
+    from flatmin.flatness import scaled_trace as scaled_trace
+    from flatmin.flatness import sharpness as sharpness
+    from flatmin.flatness import spectral_density as spectral_density
+    from flatmin.flatness import spectrum as spectrum
+    from flatmin.parameterizations import deep_matrix as deep_matrix
+    from flatmin.problems import RecoveryProblem as RecoveryProblem
+    from flatmin.solvers import MinFrobenius as MinFrobenius
+    from flatmin.solvers import MinNuclearNorm as MinNuclearNorm
+    from flatmin.solvers import solve as solve
 
 __version__ = "0.1.0"
+
+_ROOMS = {
+    *("datasets", "dynamics", "flatness", "measurements", "parameterizations"),
+    *("problems", "solvers", "theory"),
+}
+_HOMES = {
+    "_core": ("Estimate", "JobError", "Outcome", "Solution", "UsageError"),
+    "dynamics": ("Record", "train", "train_ensemble"),
+    "flatness": ("hessian_trace", "scaled_trace", "sharpness", "spectral_density", "spectrum"),
+    "parameterizations": ("deep_matrix",),
+    "problems": ("RecoveryProblem",),
+    "solvers": ("MinFrobenius", "MinNuclearNorm", "solve"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Import a room or a name when it is first asked for."""
+    if name in _ROOMS:
+        return _importlib.import_module(f"flatmin.{name}")
+    if name in _HOME_OF:
+        value = getattr(_importlib.import_module(f"flatmin.{_HOME_OF[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'flatmin' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*(name for name in globals() if not name.startswith("_")), *_ROOMS, *_HOME_OF, "__version__"])

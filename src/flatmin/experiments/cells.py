@@ -34,7 +34,8 @@ class Context:
     Attributes:
         folder: where finished cells and checkpoints are kept.
         workers: cells computed at the same time, each in a thread of its own.
-        progress: called as `progress(cell name, done, total)`, from any thread.
+        progress: called as `progress(cell name, done, total)`, from any thread; first with total 0 for each cell, so
+            that all are known from the start.
     """
 
     folder: pathlib.Path
@@ -88,6 +89,8 @@ def compute_cells(cells: Mapping[Hashable, Cell], context: Context) -> dict[Any,
         context.progress(cell.name, 1, 1)
         return dataset
 
+    for cell in cells.values():
+        context.progress(cell.name, 0, 0)
     with concurrent.futures.ThreadPoolExecutor(max_workers=context.workers) as pool:
         futures = {label: pool.submit(work, cell) for label, cell in cells.items()}
         try:

@@ -4,6 +4,7 @@
         spec.json      the spec, its settings with their origin, and where it was made
         claims.json    claims and certificates
         data/*.nc      the labelled arrays behind each figure (NaN = not measured)
+        <other files>  what the experiment itself hands over, such as a recovered matrix
         figures/, report.html   derived: can be rebuilt from the files above
         SHA256SUMS     checksums of all of them
 
@@ -14,6 +15,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import time
 import traceback
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 DEFAULT_OUT = "runs"
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_RESERVED = {"spec.json", "claims.json", "data", "figures", "report.html", CHECKSUMS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +57,13 @@ class RunContent:
         datasets: xarray datasets by name; each becomes `data/<name>.nc`.
         claims: the decided claims.
         certificates: certificates of the convex solves.
+        files: further results by file name, such as `matrix.npy`, stored beside `spec.json` as they are.
     """
 
     datasets: Mapping[str, Any]
     claims: tuple[Claim, ...] = ()
     certificates: tuple[Certificate, ...] = ()
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,6 +289,12 @@ def _check_content(content: RunContent) -> None:
     repeated = sorted({n for n in names if names.count(n) > 1})
     if repeated:
         raise UsageError(f"claims: got {', '.join(repeated)} more than once, expected unique names")
+    for name in content.files:
+        if not _FILE_NAME.fullmatch(name) or name in _RESERVED:
+            raise UsageError(
+                f"files: got the name {name!r}, expected letters, digits, '-', '_' and '.', and none of "
+                f"{', '.join(sorted(_RESERVED))}; rename it"
+            )
 
 
 def _write_content(folder: pathlib.Path, description: dict[str, Any], content: RunContent) -> None:
@@ -295,6 +307,8 @@ def _write_content(folder: pathlib.Path, description: dict[str, Any], content: R
     (folder / "data").mkdir()
     for name, dataset in content.datasets.items():
         write_netcdf(dataset, folder / "data" / f"{name}.nc")
+    for name, plain_bytes in content.files.items():
+        (folder / name).write_bytes(plain_bytes)
 
 
 def _read(folder: pathlib.Path) -> Run:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from flatmin.flatness.deep_products import outer_grams, shift
+from flatmin.flatness.deep_products import normalise, outer_grams, shift
 from flatmin.linalg import safe_norm
 from flatmin.measurements import kernel_form, moment_matrix
 from flatmin.parameterizations import DeepMatrix
@@ -111,11 +111,12 @@ def gauss_newton_spectrum(problem: RecoveryProblem, params: PyTree) -> Float[Arr
             for S, T, e in outer_grams(params)
         )
         values, vectors = jnp.linalg.eigh(moment_matrix(problem.measurements))
-        root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+        root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]
         small = root.T @ outer @ root
     elif isinstance(problem.parameterization, DeepMatrix) or m <= sum(x.size for x in jax.tree.leaves(params)):
         small = tangent_kernel(problem, params)
     else:
         jacobian = _dense_jacobian(problem, params)
         small = jnp.matmul(jacobian.T, jacobian, precision=jax.lax.Precision.HIGHEST)
-    return (2 / m) * jnp.linalg.eigvalsh((small + small.T) / 2)
+    small, exponent = normalise((small + small.T) / 2)  # the eigensolver loses digits near the ends of the range
+    return shift((2 / m) * jnp.linalg.eigvalsh(small), exponent)

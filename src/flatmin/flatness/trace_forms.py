@@ -5,13 +5,13 @@ and works with every kind of measurement.
 """
 
 import functools
-import math
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from flatmin._core import UsageError
-from flatmin.flatness.deep_products import deep_layer_traces
+from flatmin.flatness.deep_products import deep_layer_traces, shift
 from flatmin.measurements import entry_gram, row_gram, symmetrised
 from flatmin.parameterizations import AbstractParameterization, DeepMatrix, Hadamard, Quadratic
 from flatmin.problems import RecoveryProblem
@@ -49,11 +49,18 @@ def _(parameterization: DeepMatrix, problem, params):
 @_block_traces.register
 def _(parameterization: Hadamard, problem, params):
     # block j: 2 sum_c D_c prod_{l != j} v_lc^2, D = (1/m) sum_i A_i o A_i; no residual term: linear in each factor
+    # mantissas and exponents apart, entry by entry: the partial products may leave the range of the numbers
     weights = entry_gram(problem.measurements) * (2 / problem.num_samples)
+    exponents = [jax.lax.stop_gradient(jnp.frexp(v)[1]) for v in params]
+    mantissas = [shift(v, -e) for v, e in zip(params, exponents, strict=True)]
     blocks = []
     for j in range(len(params)):
-        others = math.prod((*params[:j], *params[j + 1 :]), start=jnp.ones_like(params[0]))
-        blocks.append(jnp.sum(weights * others**2))
+        others, powers = jnp.ones_like(params[0]), jnp.zeros_like(exponents[0])
+        for mantissa, exponent in zip(
+            mantissas[:j] + mantissas[j + 1 :], exponents[:j] + exponents[j + 1 :], strict=True
+        ):
+            others, powers = others * mantissa, powers + exponent
+        blocks.append(jnp.sum(shift(weights * others**2, 2 * powers)))
     return jnp.stack(blocks)
 
 

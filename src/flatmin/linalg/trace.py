@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
@@ -63,5 +64,6 @@ def xtrace(matvec: Matvec, size: int, dtype: DTypeLike, *, num_matvecs: int, key
 
     sampler = stochtrace.sampler_signs(jnp.zeros(size, dtype), num=probes)
     estimate = stochtrace.estimator_leave_one_out_mean_and_sem(stochtrace.leave_one_out_xtrace(), sampler)
-    mean, sem = estimate(matvec, key)
+    with jax.numpy_rank_promotion("allow"):  # the library promotes ranks inside
+        mean, sem = estimate(matvec, key)
     return Estimate(mean, sem * (probes / (probes - 1)) ** 0.5, "standard error", "xtrace", num_matvecs)

@@ -7,6 +7,7 @@ operator, `m` adjoints. The kinds register what they can do better.
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -24,7 +25,7 @@ def default_dtype() -> jnp.dtype:
 
 def dtype_of(op: AbstractMeasurements) -> jnp.dtype:
     """The floating type of the operator's own arrays; the default type if it has none."""
-    kinds = [leaf.dtype for leaf in jax.tree.leaves(op) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+    kinds = [leaf.dtype for leaf in jax.tree.leaves(eqx.filter(op, eqx.is_inexact_array))]
     return jnp.result_type(*kinds) if kinds else default_dtype()
 
 

@@ -84,34 +84,38 @@ def scaled(inner: AbstractMeasurements, scale: ArrayLike) -> AbstractMeasurement
     )
 
 
+def _times(factor: Array, answer: Array) -> Array:
+    return factor.astype(answer.dtype) * answer
+
+
 @row_gram.register
 def _(op: ScaledMeasurements, T=None):
-    return op.scale**2 * row_gram(op.inner, T)
+    return _times(op.scale**2, row_gram(op.inner, T))
 
 
 @col_gram.register
 def _(op: ScaledMeasurements, S=None):
-    return op.scale**2 * col_gram(op.inner, S)
+    return _times(op.scale**2, col_gram(op.inner, S))
 
 
 @twist_gram.register
 def _(op: ScaledMeasurements, T):
-    return op.scale**2 * twist_gram(op.inner, T)
+    return _times(op.scale**2, twist_gram(op.inner, T))
 
 
 @gram_form.register
 def _(op: ScaledMeasurements, S=None, T=None):
-    return op.scale**2 * gram_form(op.inner, S, T)
+    return _times(op.scale**2, gram_form(op.inner, S, T))
 
 
 @kernel_form.register
 def _(op: ScaledMeasurements, S=None, T=None):
-    return op.scale**2 * kernel_form(op.inner, S, T)
+    return _times(op.scale**2, kernel_form(op.inner, S, T))
 
 
 @moment_matrix.register
 def _(op: ScaledMeasurements):
-    return op.scale**2 * moment_matrix(op.inner)
+    return _times(op.scale**2, moment_matrix(op.inner))
 
 
 @right_vector.register
@@ -126,7 +130,7 @@ def _(op: ScaledMeasurements, u):
 
 @entry_gram.register
 def _(op: ScaledMeasurements):
-    return op.scale**2 * entry_gram(op.inner)
+    return _times(op.scale**2, entry_gram(op.inner))
 
 
 @forward_product.register

@@ -140,7 +140,7 @@ def _(op: DenseMeasurements, T=None):
 @col_gram.register
 def _(op: DenseMeasurements, S=None):
     left = op.tensor if S is None else jnp.einsum("ca,iab->icb", S, op.tensor, precision=HIGHEST)
-    return jnp.einsum("iab,iac->bc", left, op.tensor, precision=HIGHEST)
+    return jnp.einsum("iab,iac->bc", op.tensor, left, precision=HIGHEST)
 
 
 @twist_gram.register

@@ -106,7 +106,7 @@ def entries(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[
 def _diagonal(matrix: Array | None, index: Array, like: Array | None) -> Array:
     if matrix is None:
         return jnp.ones(index.shape, default_dtype() if like is None else like.dtype)
-    return jnp.diagonal(matrix)[index]
+    return matrix[index, index]
 
 
 @row_gram.register

@@ -65,8 +65,8 @@ def from_function(fn: Callable[[Array], Array], matrix_shape: tuple[int, int]) -
         got = getattr(out, "shape", type(out).__name__)
         raise UsageError(f"fn: got output {got}, expected one non-empty vector of shape (m,)")
     X, Y = jax.random.normal(jax.random.key(0), (2, *shape), default_dtype())
-    together, apart = fn(2 * X - Y), 2 * fn(X) - fn(Y)
+    together, apart = fn(2 * X + Y), 2 * fn(X) + fn(Y)  # coefficients that do not sum to 1: sees an offset too
     scale = jnp.max(jnp.abs(apart)) + jnp.max(jnp.abs(together))
     if not bool(jnp.max(jnp.abs(together - apart)) <= 1e-3 * scale):
-        raise UsageError("fn: fn(2X - Y) differs from 2 fn(X) - fn(Y); measurements must be linear, without offset")
+        raise UsageError("fn: fn(2X + Y) differs from 2 fn(X) + fn(Y); measurements must be linear, without offset")
     return FunctionMeasurements(fn, shape, out.shape[0])

@@ -65,8 +65,9 @@ def identity(matrix_shape: tuple[int, int]) -> IdentityMeasurements:
     return IdentityMeasurements((int(matrix_shape[0]), int(matrix_shape[1])))
 
 
-def _trace(matrix: Array | None, size: int) -> Array:
-    return jnp.asarray(size, default_dtype()) if matrix is None else jnp.trace(matrix)
+def _trace(matrix: Array | None, size: int, like: Array | None = None) -> Array:
+    dtype = default_dtype() if like is None else like.dtype
+    return jnp.asarray(size, dtype) if matrix is None else jnp.trace(matrix)
 
 
 @row_gram.register
@@ -88,7 +89,7 @@ def _(op: IdentityMeasurements, T):
 
 @gram_form.register
 def _(op: IdentityMeasurements, S=None, T=None):
-    return _trace(S, op.matrix_shape[0]) * _trace(T, op.matrix_shape[1])
+    return _trace(S, op.matrix_shape[0], T) * _trace(T, op.matrix_shape[1], S)
 
 
 @kernel_form.register

@@ -85,7 +85,7 @@ class Quadratic(AbstractParameterization):
 
         def units_of(sign: int, count: int) -> Array:
             order = jnp.argsort(-sign * values)[:count]
-            columns = vectors[:, order] * jnp.sqrt(jnp.maximum(sign * values[order], 0))
+            columns = vectors[:, order] * jnp.sqrt(jnp.maximum(sign * values[order], 0))[None, :]
             return jnp.pad(columns, ((0, 0), (0, count - columns.shape[1])))
 
         return units_of(1, self.positive), units_of(-1, self.negative)

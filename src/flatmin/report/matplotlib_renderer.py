@@ -185,7 +185,7 @@ def _set_axis(ax: "Axes", panel: Panel, name: Any) -> None:
     if axis.log:
         getattr(ax, f"set_{name}scale")("log")
         decades = np.log10(high / low)
-        narrow = decades < 1.5
+        narrow = style.labels_between_decades(low, high)
         drawn.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if narrow else (1,), numticks=6))
         drawn.set_minor_locator(LogLocator(base=10, subs=tuple(range(2, 10)) if decades < 7 else (1,), numticks=60))
         drawn.set_minor_formatter(NullFormatter())

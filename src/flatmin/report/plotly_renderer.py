@@ -176,8 +176,9 @@ def _axis(axis: Axis, limits: tuple[float, float]) -> dict[str, Any]:
     }
     if axis.log:
         decades = np.log10(high / low)
-        look["dtick"] = "D2" if decades < 1.5 else float(np.ceil(decades / 6))
-        look["tickfont"] = {"size": 12 if decades < 1.5 else 10}  # plotly enlarges powers of ten by a quarter
+        narrow = style.labels_between_decades(*limits)
+        look["dtick"] = "D2" if narrow else float(np.ceil(decades / 6))
+        look["tickfont"] = {"size": 12 if narrow else 10}  # plotly enlarges powers of ten by a quarter
         look["minor"] = {"ticks": "outside", "ticklen": 2, "dtick": "D1", "tickcolor": style.GREY}
     elif max(abs(low), abs(high)) >= 1e4:
         look["tickformat"] = "~s"

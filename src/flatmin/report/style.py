@@ -169,6 +169,20 @@ def axis_range(panel: Panel, name: Literal["x", "y"]) -> tuple[float, float]:
     return back(low - air), back(high + air)
 
 
+def labels_between_decades(low: float, high: float) -> bool:
+    """Whether a log axis needs labels at 2 and 5 too: when it shows fewer than two powers of ten, or little more.
+
+    Args:
+        low: lower end, positive.
+        high: upper end.
+
+    Returns:
+        True for a short axis.
+    """
+    powers = math.floor(math.log10(high)) - math.ceil(math.log10(low)) + 1
+    return powers < 2 or high / low < 10**1.5
+
+
 def color_range(panel: HeatmapPanel | ImagePanel) -> tuple[float, float]:
     """The values of black and white.
 

@@ -53,7 +53,7 @@ class Sandwich(RunSpec):
 
     dimension: int = setting(20, origin="ours", description="d_0 = d_L", ge=2)
     num_measurements: tuple[int, ...] = setting(
-        (100, 200, 400, 800, 1600, 3200), origin="ours", description="n, Gaussian measurements"
+        (100, 300, 1000, 3000), origin="ours", description="n, Gaussian measurements"
     )
     depths: tuple[int, ...] = setting((2, 3, 5), origin="ours", description="depths L")
     ranks: tuple[int, ...] = setting((1, 2, 5, 10, 20), origin="ours", description="ranks of the test matrices")
@@ -98,7 +98,7 @@ def quick(seed: int) -> Gatmiry2023:
     return Gatmiry2023(
         training=Training(dimension=12, rank=1, num_measurements=80, batch_size=16, schedules={3: phases}, records=60),
         frobenius=FrobeniusLine(dimension=8, rank=2, fractions=(0.25, 0.5, 0.75), num_trials=30),
-        sandwich=Sandwich(dimension=8, num_measurements=(100, 800), depths=(2, 3), ranks=(1, 4)),
+        sandwich=Sandwich(dimension=8, num_measurements=(100, 1000), depths=(2, 3), ranks=(1, 4)),
         seed=seed,
     )
 

@@ -1,0 +1,80 @@
+"""The command. Each file here parses and calls one verb; this one turns what goes wrong into a sentence and a code.
+
+Exit codes: 0 done; 1 a well-formed job failed, or its answer is not what was asked for; 2 the request cannot be carried
+out as written; 130 interrupted. `FLATMIN_DEBUG=1` shows the traceback.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+WRONG_USE, FAILED, INTERRUPTED = 2, 1, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: what follows the command's name; default: that of the process.
+
+    Returns:
+        The exit code.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    from flatmin.cli._app import app
+
+    try:
+        code = app(given or ["--help"], prog_name="flatmin", standalone_mode=False)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else FAILED
+    except BaseException as error:  # noqa: BLE001 - the one place where every error ends
+        if os.environ.get("FLATMIN_DEBUG") == "1":
+            raise
+        code, sentence = _explain(error)
+        print(f"flatmin: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+        _leave_if_abandoned(error, code)
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    import typer
+
+    from flatmin._core.errors import JobError, UsageError
+
+    click_error = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return INTERRUPTED, "interrupted; finished pieces are kept, start the same command again to go on"
+    if isinstance(error, click_error):
+        return WRONG_USE, _one_line(error.format_message())  # type: ignore[attr-defined]
+    if isinstance(error, UsageError):
+        return WRONG_USE, _one_line(str(error))
+    if isinstance(error, JobError):
+        return FAILED, _one_line(str(error))
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return FAILED, "the machine has not enough memory for this problem; use fewer measurements or a smaller matrix"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return FAILED, f"{where}{error.strerror or error}; check the path, the permissions and the free space"
+    if type(error).__name__ == "ValidationError":
+        return WRONG_USE, _first_of(error)
+    return FAILED, (
+        f"unexpected {type(error).__name__}: {_one_line(str(error))}; this is a mistake in flatmin, please report it with "
+        "the output of the same command under FLATMIN_DEBUG=1"
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _first_of(error: BaseException) -> str:
+    first = error.errors()[0]  # type: ignore[attr-defined]
+    name = ".".join(str(part) for part in first["loc"]) or "spec"
+    return _one_line(f"{name}: got {first['input']!r:.60}, {first['msg'][0].lower()}{first['msg'][1:]}")
+
+
+def _leave_if_abandoned(error: BaseException, code: int) -> None:
+    """End the process if an interrupted computation is still inside compiled code: the exit would wait for it."""
+    if isinstance(error, KeyboardInterrupt) and getattr(error, "abandoned", False):
+        sys.stdout.flush()
+        os._exit(code)

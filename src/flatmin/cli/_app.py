@@ -1,0 +1,40 @@
+"""The commands, registered; nothing heavy is imported here."""
+
+from typing import Annotated
+
+import typer
+
+from flatmin.cli.recover import recover
+from flatmin.cli.report import report
+from flatmin.cli.reproduce import reproduce
+from flatmin.cli.runs import runs
+
+app = typer.Typer(
+    name="flatmin",
+    help="Find, measure and certify flat minima of factorised models.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(reproduce)
+app.command()(recover)
+app.command()(runs)
+app.command()(report)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import flatmin
+
+        typer.echo(f"flatmin {flatmin.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    del version

@@ -1,0 +1,61 @@
+"""What the command decides as an application: precision, the cache of compiled programs, the folder of runs."""
+
+import os
+import pathlib
+import platform
+import sys
+import tempfile
+
+
+def prepare_jax() -> None:
+    """Turn on float64, and keep compiled programs between calls; before anything else of JAX is used."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    if jax.config.jax_compilation_cache_dir is None and os.environ.get("FLATMIN_CACHE") != "off":
+        folder = _cache_folder() / f"jax-{jax.__version__}-{platform.node() or 'host'}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:  # a cache is a convenience
+            return
+        if os.access(folder, os.W_OK):
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def _cache_folder() -> pathlib.Path:
+    given = os.environ.get("FLATMIN_CACHE")
+    if given:
+        return pathlib.Path(given)
+    try:
+        home = pathlib.Path.home()
+    except RuntimeError:
+        return pathlib.Path(tempfile.gettempdir()) / "flatmin"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "flatmin"
+    if os.name == "nt":
+        return pathlib.Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "flatmin" / "cache"
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", home / ".cache")) / "flatmin"
+
+
+def writable_folder(out: pathlib.Path) -> pathlib.Path:
+    """The folder of runs, made if it is not there; refused before anything is computed if it cannot be written.
+
+    Args:
+        out: the folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        JobError: if nothing can be written there.
+    """
+    from flatmin._core import JobError
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        raise JobError(f"out: cannot write to {out} ({error.strerror or error}); choose another folder") from error
+    return out

@@ -1,0 +1,114 @@
+"""Data sets that ship inside scikit-image and scikit-learn, read from the installed files. Nothing is downloaded."""
+
+import dataclasses
+import gzip
+import hashlib
+import importlib.util
+import io
+import pathlib
+
+import numpy as np
+
+from flatmin._core import JobError, UsageError, choose
+
+
+@dataclasses.dataclass(frozen=True)
+class PackagedFile:
+    """A file inside an installed package.
+
+    Attributes:
+        package: its import name.
+        install: what to install to have it.
+        path: the file inside the package.
+        sha256: what the file must be.
+        about: what it is, and where it comes from.
+        tile: shape of the picture that each row holds, None if rows are not pictures.
+    """
+
+    package: str
+    install: str
+    path: str
+    sha256: str
+    about: str
+    tile: tuple[int, int] | None = None
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is one picture."""
+        return self.path.endswith(".png")
+
+
+PACKAGED = {
+    "camera": PackagedFile(
+        "skimage",
+        "scikit-image",
+        "data/camera.png",
+        "b0793d2adda0fa6ae899c03989482bff9a42d3d5690fc7e3648f2795d730c23a",
+        "the photographer, 512 × 512 grey values (scikit-image, CC0)",
+    ),
+    "page": PackagedFile(
+        "skimage",
+        "scikit-image",
+        "data/page.png",
+        "341a6f0a61557662b02734a9b6e56ec33a915b2c41886b97509dedf2a43b47a3",
+        "a scanned page under uneven light, 191 × 384 grey values (scikit-image)",
+    ),
+    "digits": PackagedFile(
+        "sklearn",
+        "scikit-learn",
+        "datasets/data/digits.csv.gz",
+        "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22",
+        "1797 handwritten digits of 8 × 8 pixels, values 0 to 16, one a row (scikit-learn, from UCI)",
+        tile=(8, 8),
+    ),
+    "breast-cancer": PackagedFile(
+        "sklearn",
+        "scikit-learn",
+        "datasets/data/breast_cancer.csv",
+        "fed3eb72d0575ef6192293f5093c6e801b1476b577d0386bf4455504522172ed",
+        "30 features of 569 tumours, each feature divided by its standard deviation (scikit-learn, from UCI)",
+    ),
+}
+
+
+def load_packaged(name: str) -> np.ndarray:
+    """A data set as a matrix.
+
+    Args:
+        name: a key of `PACKAGED`.
+
+    Returns:
+        Shape (d1, d2): grey values from 0 to 1 for pictures, samples by features for tables.
+
+    Raises:
+        UsageError: for an unknown name, or if the package is not installed.
+        JobError: if the installed file is not the one known.
+    """
+    entry = PACKAGED[choose("name", name, PACKAGED)]
+    content = _content(name, entry)
+    if entry.is_image:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(content)) as picture:
+            return np.asarray(picture.convert("L"), dtype=np.float64) / 255.0
+    if entry.path.endswith(".gz"):
+        return np.loadtxt(io.BytesIO(gzip.decompress(content)), delimiter=",")[:, :-1]
+    table = np.loadtxt(io.BytesIO(content), delimiter=",", skiprows=1)[:, :-1]
+    return table / table.std(axis=0)
+
+
+def _content(name: str, entry: PackagedFile) -> bytes:
+    found = importlib.util.find_spec(entry.package)
+    if found is None or not found.submodule_search_locations:
+        raise UsageError(f"{name}: this data set comes with {entry.install}, which is not installed; install it")
+    path = pathlib.Path(found.submodule_search_locations[0]) / entry.path
+    if not path.is_file():
+        raise JobError(f"{name}: the installed {entry.install} has no file {entry.path}; install another version")
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != entry.sha256:
+        raise JobError(
+            f"{name}: {entry.path} of the installed {entry.install} is not the file known here (SHA-256 {digest[:12]}…, "
+            f"expected {entry.sha256[:12]}…); install another version"
+        )
+    return content

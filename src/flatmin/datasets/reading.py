@@ -1,0 +1,166 @@
+"""One entrance for every kind of source."""
+
+import dataclasses
+import hashlib
+import pathlib
+
+from flatmin._core import UsageError, check_at_least, nearest
+from flatmin.datasets.arrays import read_npz
+from flatmin.datasets.images import read_image
+from flatmin.datasets.packaged import PACKAGED, load_packaged
+from flatmin.datasets.recovery_data import RecoveryData, missing_at_random, observed
+from flatmin.datasets.tables import DUPLICATES, read_table
+
+IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+TABLES = (".csv", ".parquet")
+ENDINGS = (".npz", *TABLES, *IMAGES)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """How to read a source; each option belongs to some kinds of source only.
+
+    Attributes:
+        row: tables: name of the column with the row's label.
+        column: tables: name of the column with the column's label.
+        value: tables: name of the column with the value.
+        duplicates: tables: `error` or `mean`.
+        shape: tables: (d1, d2), if labels are indices from 0.
+        mask: images: file that tells which pixels are seen.
+        missing: images and packaged data: fraction to hide.
+        seed: seed of what is hidden.
+    """
+
+    row: str | None = None
+    column: str | None = None
+    value: str | None = None
+    duplicates: str = "error"
+    shape: tuple[int, int] | None = None
+    mask: pathlib.Path | None = None
+    missing: float | None = None
+    seed: int = 0
+
+
+_OPTIONS = {
+    "table": ("row", "column", "value", "duplicates", "shape"),
+    "image": ("mask", "missing"),
+    "packaged data": ("missing",),
+    "npz archive": (),
+}
+
+
+def read_data(source: str, options: ReadOptions | None = None) -> RecoveryData:
+    """Read a file, or a data set inside an installed package.
+
+    Args:
+        source: a path ending in `.npz`, `.csv`, `.parquet`, `.png`, `.jpg` or `.tif`, or a key of `PACKAGED`.
+        options: how to read it.
+
+    Returns:
+        The data.
+
+    Raises:
+        UsageError: with one sentence on what is wrong with the source or an option.
+    """
+    options = options or ReadOptions()
+    check_at_least("seed", options.seed, 0)
+    kind = kind_of(source)
+    _refuse_unused(kind, options)
+    if kind == "packaged data":
+        return _packaged(source, options)
+    path = existing(source)
+    if kind == "npz archive":
+        return read_npz(path)
+    if kind == "image":
+        return read_image(path, mask=options.mask, missing=options.missing, seed=options.seed)
+    return read_table(path, **{name: getattr(options, name) for name in _OPTIONS["table"]})
+
+
+def kind_of(source: str) -> str:
+    """What a source is, by its name alone.
+
+    Args:
+        source: a path or the name of a packaged data set.
+
+    Returns:
+        `table`, `image`, `npz archive` or `packaged data`.
+
+    Raises:
+        UsageError: for an unknown ending or name.
+    """
+    if source in PACKAGED:
+        return "packaged data"
+    ending = pathlib.Path(source).suffix.lower()
+    if ending == ".npz":
+        return "npz archive"
+    if ending in TABLES:
+        return "table"
+    if ending in IMAGES:
+        return "image"
+    if ending:
+        raise UsageError(f"file: got the ending {ending!r} of {source!r}; {nearest(ending, ENDINGS)}")
+    raise UsageError(
+        f"file: got {source!r}, expected a file ending in {', '.join(ENDINGS)}, or a known data set; "
+        f"{nearest(source, PACKAGED)}"
+    )
+
+
+def fingerprint(source: str) -> str:
+    """SHA-256 of what a source holds, wherever it lies.
+
+    Args:
+        source: a path, or the name of a packaged data set.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        UsageError: if there is no such file.
+    """
+    if source in PACKAGED:
+        return PACKAGED[source].sha256
+    with existing(source).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def existing(source: str | pathlib.Path) -> pathlib.Path:
+    """The path, if there is such a file.
+
+    Args:
+        source: a path.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: if there is none; the nearest name beside it is suggested.
+    """
+    path = pathlib.Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UsageError(f"file: {source} is a folder, expected a file")
+    beside = [p.name for p in path.parent.iterdir() if p.suffix.lower() in ENDINGS] if path.parent.is_dir() else []
+    hint = nearest(path.name, beside) if beside and len(beside) <= 30 else "check the path"
+    raise UsageError(f"file: there is no file {source}; {hint}")
+
+
+def _packaged(name: str, options: ReadOptions) -> RecoveryData:
+    if options.missing is None:
+        raise UsageError(f"missing: {name} is completely known; hide a fraction of it, such as --missing 0.6")
+    matrix = load_packaged(name)
+    seen = missing_at_random(matrix.shape, options.missing, options.seed)
+    data = observed(matrix, seen, name, image=PACKAGED[name].is_image, tile=PACKAGED[name].tile)
+    return dataclasses.replace(data, notes=(f"The data are {PACKAGED[name].about}.",))
+
+
+def _refuse_unused(kind: str, options: ReadOptions) -> None:
+    for field in dataclasses.fields(options):
+        if field.name in ("seed", *_OPTIONS[kind]) or getattr(options, field.name) == field.default:
+            continue
+        homes = [k for k, names in _OPTIONS.items() if field.name in names]
+        hint = "hold back part of the targets with --holdout" if field.name == "missing" else "leave it out"
+        raise UsageError(f"{field.name}: applies to {' and '.join(homes)} sources, got a {kind}; {hint}")
+
+
+__all__ = ["DUPLICATES", "ENDINGS", "ReadOptions", "existing", "fingerprint", "kind_of", "read_data"]

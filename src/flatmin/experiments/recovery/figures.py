@@ -1,0 +1,167 @@
+"""The recovered matrix beside what was seen, its singular values, its predictions, and the training."""
+
+import numpy as np
+
+from flatmin.experiments.figures import Axis, Figure, ImagePanel, Panel, ReferenceLine, Series
+from flatmin.experiments.recovery.diagnosis import predict
+from flatmin.experiments.recovery.label_noise import Trained
+from flatmin.experiments.recovery.prepared import Prepared
+
+MOST_ROWS, MOST_COLUMNS, MOST_POINTS, TILES = 512, 768, 2000, 8
+TINY = 1e-16
+
+
+def figures(
+    prepared: Prepared, matrix: np.ndarray, rank_tolerance: float, trained: Trained | None, method: str
+) -> list[Figure]:
+    """All figures of a recovery.
+
+    Args:
+        prepared: the cut data.
+        matrix: the recovered matrix.
+        rank_tolerance: singular values below it count as zero.
+        trained: the run of label noise, None for convex methods.
+        method: the method's name.
+
+    Returns:
+        The figures.
+    """
+    drawn = [_matrices(prepared, matrix), _singular_values(prepared, matrix, rank_tolerance)]
+    scatter = _scatter(prepared, matrix)
+    drawn += [scatter] if scatter else []
+    drawn += [_training(trained)] if trained else []
+    return drawn
+
+
+def _matrices(prepared: Prepared, matrix: np.ndarray) -> Figure:
+    truth, data = prepared.data.truth, prepared.data
+    pictures = {}
+    if data.is_completion:
+        known = np.full(prepared.shape, np.nan)
+        rows, columns = np.nonzero(prepared.seen)
+        known[rows, columns] = _seen_values(prepared, rows, columns)
+        pictures["Seen"] = known
+    pictures["Recovered"] = matrix
+    if truth is not None:
+        pictures["True"] = truth
+    reference = truth if truth is not None else prepared.targets if data.is_completion else matrix
+    limits = (float(np.min(reference)), float(np.max(reference)))
+    if limits[0] == limits[1]:
+        limits = (limits[0] - 0.5, limits[1] + 0.5)
+    shown, part = _part(pictures, data.tile)
+    share = f"{len(prepared.targets):,} of {matrix.size:,} entries are fitted. " if data.is_completion else ""
+    return Figure(
+        key="recovered",
+        title="The recovered picture" if data.image or data.tile else "The recovered matrix",
+        caption=f"{share}{part}All panels have the same grey scale.",
+        panels=tuple(ImagePanel(name, values, limits) for name, values in shown.items()),
+    )
+
+
+def _seen_values(prepared: Prepared, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    values = np.zeros(prepared.shape)
+    op = prepared.measurements
+    values[np.asarray(op.rows), np.asarray(op.cols)] = prepared.targets  # type: ignore[attr-defined]
+    return values[rows, columns]
+
+
+def _part(pictures: dict[str, np.ndarray], tile: tuple[int, int] | None) -> tuple[dict[str, np.ndarray], str]:
+    rows, columns = next(iter(pictures.values())).shape
+    if tile is not None:
+        count = min(TILES, int(np.sqrt(rows)))
+        tiled = {
+            name: np.block([[_tile(values, i * count + j, tile) for j in range(count)] for i in range(count)])
+            for name, values in pictures.items()
+        }
+        return tiled, f"The first {count * count} of {rows:,} rows are shown, each as the picture that it holds. "
+    most_rows = min(MOST_ROWS, max(64, columns))
+    most_columns = min(MOST_COLUMNS, max(96, 2 * rows))
+    if rows <= most_rows and columns <= most_columns:
+        return pictures, ""
+    cut = {name: values[:most_rows, :most_columns] for name, values in pictures.items()}
+    return cut, f"The first {min(rows, most_rows)} rows and {min(columns, most_columns)} columns are shown. "
+
+
+def _tile(matrix: np.ndarray, row: int, tile: tuple[int, int]) -> np.ndarray:
+    return matrix[row].reshape(tile)
+
+
+def _singular_values(prepared: Prepared, matrix: np.ndarray, rank_tolerance: float) -> Figure:
+    series = [_spectrum("recovered", matrix, "points")]
+    if prepared.data.truth is not None:
+        series.insert(0, _spectrum("true", prepared.data.truth, "line"))
+    lines = (ReferenceLine("rank tolerance", rank_tolerance),) if rank_tolerance > 0 else ()
+    positive = any(np.any(np.asarray(s.y) > 0) for s in series)
+    top = max(float(np.max(np.asarray(s.y))) for s in series)
+    low = max(min(rank_tolerance, top) * 1e-2, top * TINY) if positive else 0.0
+    series = [_clipped(s, low) for s in series] if positive else series
+    return Figure(
+        key="singular-values",
+        title="Singular values",
+        caption="Singular values above the tolerance make the rank; those below are not known to differ from zero"
+        + (" and are drawn at the lower edge where they are smaller still." if positive else "."),
+        panels=(Panel("Singular values", Axis("index"), Axis("singular value", log=positive), tuple(series), lines),),
+    )
+
+
+def _spectrum(label: str, matrix: np.ndarray, kind: str) -> Series:
+    values = np.linalg.svd(matrix, compute_uv=False)
+    role = "theory" if label == "true" else "data"
+    return Series(label, np.arange(1, len(values) + 1), values, kind=kind, role=role)  # type: ignore[arg-type]
+
+
+def _clipped(series: Series, low: float) -> Series:
+    values = np.maximum(np.asarray(series.y), low)
+    return Series(series.label, series.x, values, kind=series.kind, role=series.role)
+
+
+def _scatter(prepared: Prepared, matrix: np.ndarray) -> Figure | None:
+    truth = prepared.data.truth
+    if prepared.held is not None and prepared.held_targets is not None:
+        actual, predicted, what = prepared.held_targets, predict(prepared.held, matrix), "targets held back"
+    elif truth is not None and prepared.data.is_completion and not prepared.seen.all():
+        unseen = ~prepared.seen
+        actual, predicted, what = truth[unseen], matrix[unseen], "entries not shown"
+    else:
+        return None
+    total = len(actual)
+    if total > MOST_POINTS:
+        kept = np.random.default_rng(0).choice(total, MOST_POINTS, replace=False)
+        actual, predicted = actual[kept], predicted[kept]
+    ends = np.array([min(actual.min(), predicted.min()), max(actual.max(), predicted.max())])
+    drawn = f"{len(actual):,} of them, drawn at random" if len(actual) < total else "all of them"
+    return Figure(
+        key="held-out",
+        title="Predictions of what was not fitted",
+        caption=f"{total:,} {what}, {drawn}; on the line the prediction is exact.",
+        panels=(
+            Panel(
+                "Predicted against true",
+                Axis("true value"),
+                Axis("predicted value"),
+                (
+                    Series(what, actual, predicted, kind="points"),
+                    Series("exact", ends, ends, role="theory"),
+                ),
+            ),
+        ),
+    )
+
+
+def _training(trained: Trained) -> Figure:
+    steps = trained.curves["step"]
+    axes = {
+        "loss": ("Training loss", Axis("loss / mean squared target", log=True)),
+        "trace": ("Trace of the Hessian", Axis("tr H of the scaled problem", log=True)),
+        "nuclear_norm": ("Nuclear norm", Axis("‖X‖∗ of the scaled problem", log=True)),
+    }
+    return Figure(
+        key="training",
+        title="Along label-noise SGD",
+        caption="Measurements and targets are scaled so that the mean squared target is 1. The step size is chosen anew at "
+        "the start of each phase as a quarter of 2 / (S + tr H / B), S the sharpness there; the noise is off in the last.",
+        panels=tuple(
+            Panel(title, Axis("SGD steps"), axis, (Series("label-noise SGD", steps, trained.curves[name]),))
+            for name, (title, axis) in axes.items()
+        ),
+    )

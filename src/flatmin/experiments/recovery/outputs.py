@@ -1,0 +1,57 @@
+"""The files of a recovery: the matrix for programs, the matrix for people, and all numbers."""
+
+import csv
+import io
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from flatmin.datasets import RecoveryData
+
+MOST_CELLS = 2_000_000
+
+
+def output_files(data: RecoveryData, matrix: np.ndarray, result: dict[str, Any]) -> dict[str, bytes]:
+    """`matrix.npy`, `result.json` and, for completions that are not pictures, `matrix.csv`.
+
+    Args:
+        data: what was read.
+        matrix: the recovered matrix.
+        result: numbers, texts, lists and dictionaries; NaN and infinities become null.
+
+    Returns:
+        Content by file name.
+    """
+    stream = io.BytesIO()
+    np.save(stream, np.asarray(matrix, dtype=np.float64), allow_pickle=False)
+    files = {"matrix.npy": stream.getvalue(), "result.json": _json(result)}
+    if data.is_completion and not data.image and matrix.size <= MOST_CELLS:
+        files["matrix.csv"] = _csv(data, matrix)
+    return files
+
+
+def _csv(data: RecoveryData, matrix: np.ndarray) -> bytes:
+    rows = data.row_labels or tuple(str(i) for i in range(matrix.shape[0]))
+    columns = data.column_labels or tuple(str(i) for i in range(matrix.shape[1]))
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["", *columns])
+    for label, values in zip(rows, matrix.tolist(), strict=True):
+        writer.writerow([label, *(repr(value) for value in values)])
+    return stream.getvalue().encode()
+
+
+def _json(result: dict[str, Any]) -> bytes:
+    return (json.dumps(_plain(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

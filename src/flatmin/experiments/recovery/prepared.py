@@ -1,0 +1,100 @@
+"""What is fitted and what is held back; refusals before anything is computed."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from flatmin._core import UsageError
+from flatmin.datasets import RecoveryData
+from flatmin.experiments.recovery.spec import Recovery
+from flatmin.measurements import AbstractMeasurements, EntryMeasurements, take
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Data cut into what is fitted and what is held back.
+
+    Attributes:
+        data: what was read.
+        measurements: those that are fitted.
+        targets: their targets.
+        held: the measurements held back, None without.
+        held_targets: their targets.
+        notes: what a reader must know, in sentences.
+    """
+
+    data: RecoveryData
+    measurements: AbstractMeasurements
+    targets: np.ndarray
+    held: AbstractMeasurements | None
+    held_targets: np.ndarray | None
+    notes: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(d1, d2)`."""
+        return self.measurements.matrix_shape
+
+    @property
+    def seen(self) -> np.ndarray:
+        """True where an entry is fitted (completion only)."""
+        seen = np.zeros(self.shape, dtype=bool)
+        if isinstance(self.measurements, EntryMeasurements):
+            seen[np.asarray(self.measurements.rows), np.asarray(self.measurements.cols)] = True
+        return seen
+
+
+def prepare(data: RecoveryData, spec: Recovery) -> Prepared:
+    """Hold back a part, and look for what would make the answer meaningless.
+
+    Args:
+        data: what was read.
+        spec: the settings.
+
+    Returns:
+        The cut data.
+
+    Raises:
+        UsageError: if the hold-out leaves nothing on one side, or the method cannot use these data.
+    """
+    op, targets, held, held_targets = data.measurements, data.targets, None, None
+    if spec.holdout is not None:
+        m = len(targets)
+        count = round(spec.holdout * m)
+        if not 0 < count < m:
+            raise UsageError(
+                f"holdout: got {spec.holdout} of m = {m} targets, which leaves {m - count} to fit and {count} to test; "
+                "both need at least one"
+            )
+        order = np.random.default_rng([spec.seed, 1]).permutation(m)
+        out, kept = np.sort(order[:count]), np.sort(order[count:])
+        held, held_targets = take(op, jnp.asarray(out)), targets[out]
+        op, targets = take(op, jnp.asarray(kept)), targets[kept]
+    notes = list(data.notes)
+    if isinstance(op, EntryMeasurements):
+        notes += _unseen(data, op, spec)
+    if not targets.any():
+        if spec.method == "label-noise":
+            raise UsageError("targets: all are zero, which leaves label noise no scale; use --method nuclear")
+        notes.append("All targets are zero, and so is the answer.")
+    return Prepared(data, op, targets, held, held_targets, tuple(notes))
+
+
+def _unseen(data: RecoveryData, op: EntryMeasurements, spec: Recovery) -> list[str]:
+    notes = []
+    axes = (("row", op.rows, op.shape[0], data.row_labels), ("column", op.cols, op.shape[1], data.column_labels))
+    for line, indices, size, labels in axes:
+        empty = np.flatnonzero(np.bincount(np.asarray(indices), minlength=size) == 0)
+        if not empty.size:
+            continue
+        names = ", ".join(str(i) if labels is None else labels[i] for i in empty[:5])
+        names += ", …" if empty.size > 5 else ""
+        what = f"{empty.size} {line}(s) have no entry to fit ({names})"
+        if spec.method == "label-noise":
+            raise UsageError(
+                f"data: {what}; label noise weighs each {line} by how often it is seen and leaves these undetermined; "
+                "drop them, lower --holdout or --missing, or use --method nuclear"
+            )
+        notes.append(f"{what}: the {spec.method} norm fills them with zeros, which says nothing about them.")
+    return notes

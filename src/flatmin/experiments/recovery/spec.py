@@ -1,0 +1,163 @@
+"""Settings of a recovery. The data are named by their SHA-256, never by their path."""
+
+from typing import Literal, get_args
+
+from flatmin._core import UsageError, choose
+from flatmin.experiments.specs import Experiment, RunSpec, setting
+
+Method = Literal["nuclear", "frobenius", "label-noise"]
+METHODS: tuple[str, ...] = get_args(Method)
+
+LARGE, LOOSE, TIGHT, RESIDUAL = 40_000, 1e-3, 1e-8, 1e-3
+"""Above `LARGE` entries the default tolerance is `LOOSE`, below `TIGHT`; for label noise it is `RESIDUAL`."""
+
+
+class Source(RunSpec):
+    """The data, and how they were read."""
+
+    sha256: str = setting(origin="ours", description="SHA-256 of the file")
+    kind: str = setting(origin="ours", description="how the file is read")
+    row: str | None = setting(None, origin="ours", description="column of the table that names the row")
+    column: str | None = setting(None, origin="ours", description="column of the table that names the column")
+    value: str | None = setting(None, origin="ours", description="column of the table with the value")
+    duplicates: str = setting("error", origin="ours", description="what is done with entries given twice")
+    shape: tuple[int, int] | None = setting(None, origin="ours", description="shape, if rows and columns are indices")
+    mask_sha256: str | None = setting(None, origin="ours", description="SHA-256 of the mask file")
+    missing: float | None = setting(None, origin="ours", description="fraction of the entries hidden by the seed")
+
+
+class Recovery(RunSpec):
+    """Everything that a recovery depends on."""
+
+    source: Source = setting(origin="ours", description="the data")
+    method: Method = setting(origin="ours", description="how the matrix is chosen among those that fit")
+    tolerance: float = setting(
+        origin="ours",
+        description="largest accepted relative duality gap; for label noise, relative residual",
+        gt=0,
+    )
+    holdout: float | None = setting(
+        None, origin="ours", description="fraction of the targets held back to measure the error", gt=0, lt=1
+    )
+    max_iterations: int | None = setting(None, origin="ours", description="limit of the convex solver", ge=1)
+    depth: int | None = setting(None, origin="ours", description="number of factors (label noise)", ge=2)
+    noise: float | None = setting(
+        None, origin="ours", description="label noise, in units of the root mean square target", ge=0
+    )
+    steps: int | None = setting(None, origin="ours", description="steps of label-noise SGD", ge=20)
+    learning_rate: float | None = setting(
+        None, origin="ours", description="step size of label-noise SGD on the scaled problem; none: chosen by curvature"
+    )
+    seed: int = setting(0, origin="ours", description="random seed", ge=0)
+
+
+_TRAINING = {"depth": 3, "noise": 1.0, "steps": 40_000}
+
+
+def recovery_spec(
+    source: Source,
+    *,
+    size: int,
+    method: str = "nuclear",
+    tolerance: float | None = None,
+    holdout: float | None = None,
+    max_iterations: int | None = None,
+    depth: int | None = None,
+    noise: float | None = None,
+    steps: int | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+) -> Recovery:
+    """A complete spec from what was asked for: defaults by method and size, refusals where they do not go together.
+
+    Args:
+        source: the data.
+        size: d1 d2, number of entries of the matrix.
+        method: one of `METHODS`.
+        tolerance: default 1e-8 up to 40,000 entries, else 1e-3; label noise 1e-3.
+        holdout: fraction of the targets to hold back.
+        max_iterations: for `nuclear`; default 5000.
+        depth: for `label-noise`; default 3.
+        noise: for `label-noise`; default 1.
+        steps: for `label-noise`; default 40,000.
+        learning_rate: for `label-noise`; default: chosen by curvature.
+        seed: of hold-out, start and noise.
+
+    Returns:
+        The spec.
+
+    Raises:
+        UsageError: for values out of range, or options of another method.
+    """
+    choose("method", method, METHODS)
+    if holdout is not None and not 0 < holdout < 1:
+        raise UsageError(f"holdout: got {holdout}, expected a fraction between 0 and 1, ends excluded")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise UsageError(f"tolerance: got {tolerance}, expected a number between 0 and 1, ends excluded")
+    _at_least("max_iterations", max_iterations, 1)
+    _at_least("depth", depth, 2)
+    _at_least("noise", noise, 0)
+    _at_least("steps", steps, 20)
+    _at_least("seed", seed, 0)
+    if learning_rate is not None and not 0 < learning_rate < float("inf"):
+        raise UsageError(f"learning_rate: got {learning_rate}, expected a positive finite number")
+    training = {"depth": depth, "noise": noise, "steps": steps, "learning_rate": learning_rate}
+    if method == "label-noise":
+        if max_iterations is not None:
+            raise UsageError("max_iterations: applies to --method nuclear; label-noise takes --steps")
+        training = {**training, **{k: v for k, v in _TRAINING.items() if training[k] is None}}
+    else:
+        given = [name for name, value in training.items() if value is not None]
+        if given:
+            raise UsageError(f"{given[0]}: applies to --method label-noise, got {method}; leave it out")
+        if method == "frobenius" and max_iterations is not None:
+            raise UsageError("max_iterations: applies to --method nuclear; frobenius is a closed form, leave it out")
+        max_iterations = (max_iterations or 5000) if method == "nuclear" else None
+    default = RESIDUAL if method == "label-noise" else LOOSE if size > LARGE else TIGHT
+    return Recovery(
+        source=source,
+        method=method,  # type: ignore[arg-type]
+        tolerance=default if tolerance is None else tolerance,
+        holdout=holdout,
+        max_iterations=max_iterations,
+        seed=seed,
+        **training,  # type: ignore[arg-type]
+    )
+
+
+def _at_least(name: str, value: float | None, least: float) -> None:
+    if value is not None and not least <= value < float("inf"):
+        raise UsageError(f"{name}: got {value}, expected a number >= {least}")
+
+
+_TEXTS = {
+    "nuclear": (
+        "the smallest nuclear norm",
+        "Among all matrices that reproduce the measurements, the one with the smallest nuclear norm; a dual point "
+        "certifies how close to the smallest it is.",
+    ),
+    "frobenius": (
+        "the smallest Frobenius norm",
+        "Among all matrices that reproduce the measurements, the one with the smallest Frobenius norm, in closed form: "
+        "the baseline that knows nothing of low rank.",
+    ),
+    "label-noise": (
+        "label-noise SGD",
+        "A deep factorisation trained by SGD with label noise walks along the interpolating solutions towards flat ones; "
+        "the step size follows the measured curvature, and the noise is switched off at the end.",
+    ),
+}
+
+
+def recovery_experiment(name: str, method: str) -> Experiment:
+    """Name, version and texts of a recovery; only name and version are part of the id.
+
+    Args:
+        name: how to call the data.
+        method: one of `METHODS`.
+
+    Returns:
+        The experiment.
+    """
+    how, summary = _TEXTS[choose("method", method, METHODS)]
+    return Experiment(name="recover", version=1, title=f"Recovery of {name} by {how}", summary=summary)
