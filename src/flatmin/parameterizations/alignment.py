@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Layers = tuple[Float[Array, "d_out d_in"], ...]
-Grams = tuple[Float[Array, "d d"], ...]
+Layers = tuple[Float[Array, "_ _"], ...]
+Grams = tuple[Float[Array, "_ _"], ...]
 
 
 def balance_sides(params: Layers) -> tuple[Grams, Grams]:

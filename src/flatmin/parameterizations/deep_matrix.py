@@ -17,7 +17,7 @@ from flatmin.parameterizations.schemes import (
     Small,
 )
 
-Layers = tuple[Float[Array, "d_out d_in"], ...]
+Layers = tuple[Float[Array, "_ _"], ...]
 
 
 class DeepMatrix(AbstractParameterization):

@@ -35,7 +35,7 @@ def _grams(layers: Sequence[Array]) -> list[tuple[Array, Array]]:
 
 
 @statement("value", "[Kamber, Parhi 2025]", "M = W_L..W_1, fully observed")
-def fully_observed_sharpness(layers: Sequence[Float[Array, "..."]]) -> Float[Array, ""]:
+def fully_observed_sharpness(layers: Sequence[Array]) -> Float[Array, ""]:
     """`S = 2 lambda_max(sum_l Q_l^T Q_l (x) P_l P_l^T)` at a factorisation of M.
 
     Args:
@@ -52,7 +52,7 @@ def fully_observed_sharpness(layers: Sequence[Float[Array, "..."]]) -> Float[Arr
 
 
 @statement("upper", "[Kamber, Parhi 2025]", "M = W_L..W_1, fully observed; equality at L = 2")
-def fully_observed_sharpness_upper_bound(layers: Sequence[Float[Array, "..."]]) -> Float[Array, ""]:
+def fully_observed_sharpness_upper_bound(layers: Sequence[Array]) -> Float[Array, ""]:
     """`S <= 2 sum_l ||P_l||_2^2 ||Q_l||_2^2`; arguments, result and errors as `fully_observed_sharpness`."""
     return 2 * jnp.asarray(sum(jnp.linalg.norm(left, 2) * jnp.linalg.norm(right, 2) for left, right in _grams(layers)))
 

@@ -5,6 +5,8 @@ Normalisation: `f(W) = (1/n) ||X (W_L..W_1)^T - y||^2`, `Sigma = X^T X / n`, `w*
 these functions are about one output.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -62,7 +64,7 @@ class RegressionConstants(eqx.Module):
         return tuple(sentences)
 
 
-def regression_constants(inputs: ArrayLike, outputs: ArrayLike) -> RegressionConstants:
+def regression_constants(inputs: ArrayLike | Any, outputs: ArrayLike | Any) -> RegressionConstants:
     """`w*`, `a`, `Lambda`, `Sigma` of a data set, by one singular value decomposition of X.
 
     Args:

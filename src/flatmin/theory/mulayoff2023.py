@@ -67,5 +67,5 @@ def mean_square_stability_threshold(
     D = (1 - weight) * jnp.kron(H, H) + weight * pairs
     values, vectors = jnp.linalg.eigh(C)
     kept = values > size**2 * jnp.finfo(values.dtype).eps * values[-1]
-    root = vectors * jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)
+    root = vectors * jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)[None, :]
     return 2 / jnp.linalg.eigvalsh(root.T @ D @ root)[-1]
