@@ -166,7 +166,9 @@ def test_fully_observed_sharpness(depth):
 def growth(hessians, batch_size, rate, *, replacement):
     """Spectral radius of `E[(I - eta H_B) (x) (I - eta H_B)]`, over every batch there is."""
     n, p, _ = hessians.shape
-    draws = itertools.product(range(n), repeat=batch_size) if replacement else itertools.combinations(range(n), batch_size)
+    draws = (
+        itertools.product(range(n), repeat=batch_size) if replacement else itertools.combinations(range(n), batch_size)
+    )
     maps = [np.eye(p) - rate * hessians[list(batch)].mean(axis=0) for batch in draws]
     return np.abs(np.linalg.eigvals(np.mean([np.kron(m, m) for m in maps], axis=0))).max()
 

@@ -4,6 +4,8 @@ All functions take the tuple `(W_1, ..., W_L)`, work under jit and vmap, and can
 `Record(alignment, every=100)`.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -91,7 +93,7 @@ def alignment(params: Layers) -> dict[str, Array]:
     decompositions = [jnp.linalg.svd(W, full_matrices=False) for W in params]
     cosines = [
         jnp.where((s[0] > 0) & (t[0] > 0), jnp.abs(jnp.vdot(U[:, 0], Vt[0])), jnp.nan)
-        for (U, s, _), (_, t, Vt) in zip(decompositions[:-1], decompositions[1:], strict=True)
+        for (U, s, _), (_, t, Vt) in itertools.pairwise(decompositions)
     ]
     return {
         "stable_ranks": jnp.stack([_stable_rank(s) for _, s, _ in decompositions]),

@@ -4,6 +4,7 @@ Normalisation: `f(W) = ||M - W_L..W_1||_F^2`, a sum and not a mean: a `RecoveryP
 divides by `d_0 d_L`, one with `scaled(identity((d_L, d_0)), (d_0 d_L)^{1/2})` has this f.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -18,7 +19,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 def _grams(layers: Sequence[Array]) -> list[tuple[Array, Array]]:
     """`(P_l P_l^T, Q_l^T Q_l)` of every layer, typed plainly."""
-    if not layers or any(a.shape[0] != b.shape[1] for a, b in zip(layers[:-1], layers[1:], strict=True)):
+    if not layers or any(a.shape[0] != b.shape[1] for a, b in itertools.pairwise(layers)):
         raise UsageError(
             f"layers: got shapes {[W.shape for W in layers]}, expected W_1, ..., W_L with W_l of shape (d_l, d_(l-1))"
         )

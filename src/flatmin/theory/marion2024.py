@@ -178,7 +178,9 @@ def minimiser_sharpness_lower_bound(
     if depth == 1:
         return 2 * length**2 / energy
     vanishes = energy <= 0
-    return jnp.where(vanishes, 0.0, 2 * depth * length ** (2 / depth) * jnp.where(vanishes, 1, energy) ** (1 - 2 / depth))
+    return jnp.where(
+        vanishes, 0.0, 2 * depth * length ** (2 / depth) * jnp.where(vanishes, 1, energy) ** (1 - 2 / depth)
+    )
 
 
 @statement("upper", "[M, Sec 3]", "gradient flow, initialisation scale -> 0; the line that the paper plots")
@@ -204,9 +206,7 @@ def flow_sharpness_upper_bound(lambda_max: ArrayLike, depth: int, w_norm: ArrayL
 
 
 @statement("value", "[M, Sec 3]", "a balanced minimiser whose layers have rank one; one output")
-def balanced_rank_one_sharpness(
-    covariance: Float[Array, "d d"], w: Float[Array, " d"], depth: int
-) -> Float[Array, ""]:
+def balanced_rank_one_sharpness(covariance: Float[Array, "d d"], w: Float[Array, " d"], depth: int) -> Float[Array, ""]:
     """`S = 2 ||w||^{2-2/L} lambda_max(Sigma + (L-1) Sigma^{1/2} u u^T Sigma^{1/2})`, `u = w / ||w||`.
 
     Where gradient flow ends in the limit of small initialisation. Not the flattest minimiser, unless Sigma is a
