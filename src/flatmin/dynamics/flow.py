@@ -8,7 +8,7 @@ quantities, and whether the loss ever rose.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -125,7 +125,7 @@ class _Path(NamedTuple):
 
 
 class _Flow(eqx.Module):
-    """The vector field, the method and the watched law; a pytree, so that a new objective of equal shape is no trace."""
+    """The vector field, the method and the watched law; a pytree: a new objective of equal shape is no new trace."""
 
     objective: AbstractObjective
     rest: PyTree
@@ -140,7 +140,7 @@ class _Flow(eqx.Module):
         solver = SOLVERS[self.solver]()
         if isinstance(solver, diffrax.AbstractImplicitSolver):
             solver = SOLVERS[self.solver](root_finder=diffrax.VeryChord(rtol=self.rtol, atol=self.atol))
-        return diffrax.ODETerm(lambda t, y, args: jax.tree.map(jnp.negative, self.slope(y)[1])), solver, controller
+        return diffrax.ODETerm(lambda _, y, __: jax.tree.map(jnp.negative, self.slope(y)[1])), solver, controller
 
     def slope(self, floats: PyTree) -> tuple[Array, PyTree]:
         return jax.value_and_grad(self.loss)(floats)
@@ -269,7 +269,7 @@ def gradient_flow(
     records: Mapping[str, Callable[[PyTree], PyTree]] | Any = None,
     save_at: Sequence[float] | Any = (),
     invariant: Sides | None = None,
-    solver: Literal["tsit5", "dopri5", "dopri8", "kvaerno5"] | str = "tsit5",
+    solver: str = "tsit5",
     rtol: float | None = None,
     atol: float | None = None,
     max_steps: int = 200_000,
@@ -415,3 +415,13 @@ def _is_saddle(lowest: Estimate | None, highest: Estimate | None, tolerance: flo
     low, high = float(lowest), float(highest)
     # near a minimum the residual, of the order of the tolerance, bends the flat directions that much
     return max(abs(low), abs(high)) == 0 or low < -max(1e-6, 100 * tolerance) * abs(high)
+
+
+def _scalar(value: float, floats: PyTree) -> Array:
+    return jnp.asarray(value, float_dtype(floats))
+
+
+def _in_range(argument: str, value: float, least: float, most: float) -> float:
+    if not (isinstance(value, int | float | np.number) and least <= value <= most):
+        raise UsageError(f"{argument}: got {value}, expected a number from {least:g} to {most:g}")
+    return float(value)

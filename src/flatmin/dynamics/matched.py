@@ -94,13 +94,3 @@ def descent_beside_flow(
     )
     squares[:known, 0] = sum(jax.tree.leaves(differences))
     return MatchedRuns(taken, times, np.sqrt(squares[:, 0]), descent, flow)
-
-
-def _scalar(value: float, floats: PyTree) -> Array:
-    return jnp.asarray(value, float_dtype(floats))
-
-
-def _in_range(argument: str, value: float, least: float, most: float) -> float:
-    if not (isinstance(value, int | float | np.number) and least <= value <= most):
-        raise UsageError(f"{argument}: got {value}, expected a number from {least:g} to {most:g}")
-    return float(value)

@@ -89,7 +89,7 @@ def sgd_stability_threshold(
 
 
 def _noise_weight(num_samples: int, batch_size: int, *, replacement: bool) -> float:
-    """p in `E[H_B (x) H_B] = (1 - p) H (x) H + p mean(H_i (x) H_i)`."""
+    """The weight p in `E[H_B (x) H_B] = (1 - p) H (x) H + p mean(H_i (x) H_i)`."""
     check_at_least("batch_size", batch_size, 1)
     if replacement or num_samples == 1:
         weight = 1 / batch_size
