@@ -335,5 +335,5 @@ def test_errors_of_the_start():
     bad = start(0.1)
     with pytest.raises(UsageError, match=r"params\[0\]: got 1 value"):
         gradient_flow(problem(), (bad[0].at[0, 1].set(jnp.nan), *bad[1:]))
-    with pytest.raises(UsageError, match="params: the loss there is (inf|nan)"):
+    with pytest.raises(UsageError, match=r"params: the loss there is (inf|nan)"):
         gradient_flow(problem(), jax.tree.map(lambda p: 1e120 * p, start(1.0)))

@@ -8,6 +8,7 @@ only, so that they can be checked by hand; thresholds are arguments.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -68,8 +69,9 @@ def classify_run(
       record in the first three quarters of the steps on, all losses lie within `tolerance * f_0` of each other.
       Decided at the first such record.
     - `edge of stability`: the loss rises in at least `least_rises` of the tail's records; at least `share` of the
-      tail's sharpness values have `|S eta / 2 - 1| <= band`; and the loss goes down in the long run: the median over
-      the tail's second half is below `(1 - progress)` times that over its first (losses counted from `least_loss`).
+      tail's sharpness values have `|S eta / 2 - 1| <= band`; and the loss goes down in the long run: of the
+      moving averages over a tenth of the tail, the median over the second half is below `(1 - progress)` times that
+      over the first (losses counted from `least_loss`).
       Decided at the first record in the band from which on at least `share` of the records are in it.
     - `oscillating`: the loss rises as often, but does not go down in the long run, or the sharpness is not at 2/eta.
       Decided at the last record whose loss is below all losses before it by more than `progress`.
@@ -101,8 +103,8 @@ def classify_run(
     steps = np.arange(losses.size) if steps is None else np.asarray(steps)
     if losses.ndim != 1 or losses.size < 1 or sharpness.shape != losses.shape or steps.shape != losses.shape:
         raise UsageError(
-            f"losses, sharpness, steps: got shapes {losses.shape}, {sharpness.shape}, {steps.shape}, expected (t,) each "
-            "with at least one record"
+            f"losses, sharpness, steps: got shapes {losses.shape}, {sharpness.shape}, {steps.shape}, expected (t,) "
+            "each with at least one record"
         )
     if np.any(np.diff(steps) <= 0):
         raise UsageError("steps: expected increasing steps, one a record")
@@ -134,16 +136,17 @@ def classify_run(
         )
 
     floor = 0.0 if least_loss is None else least_loss
-    middle = len(tail) // 2
+    smooth = _smooth(losses[tail] - floor)
+    middle = len(smooth) // 2
     fall = 0.0
     if middle:
-        early, late = (float(np.median(losses[part] - floor)) for part in (tail[:middle], tail[middle:]))
+        early, late = float(np.median(smooth[:middle])), float(np.median(smooth[middle:]))
         fall = 1 - late / early if early != 0 else 0.0
     measured = tail[np.isfinite(ratio[tail])]
     held = float(np.mean(in_band[measured])) if measured.size else 0.0
     text = (
-        f"in the last half the loss rises at {rises:.0%} of the records, its median falls by {fall:.1%} and {held:.0%} of "
-        f"the sharpness values are within {band:.0%} of 2/eta"
+        f"in the last half the loss rises at {rises:.0%} of the records, its running mean falls by {fall:.1%} and "
+        f"{held:.0%} of the sharpness values are within {band:.0%} of 2/eta"
     )
     if rises >= least_rises:
         if held >= share and fall > progress:
@@ -163,6 +166,12 @@ def _settled(losses: np.ndarray, steps: np.ndarray, least_loss: float | None, to
     first = int(np.argmax(highest - lowest <= tolerance * abs(losses[0])))
     late = steps[0] + 0.75 * (steps[-1] - steps[0])
     return first if len(losses) > 1 and steps[first] <= late else None
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Moving averages over a tenth of the values, a multiple of four: periods two and four leave no trace."""
+    window = min(4 * math.ceil(len(values) / 40), len(values))
+    return np.convolve(values, np.full(window, 1 / window), mode="valid")
 
 
 def _settles_in_band(in_band: np.ndarray, measured: np.ndarray, share: float) -> int:
