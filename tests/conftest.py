@@ -18,7 +18,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ.get("FLATMIN_TEST_CACHE", ""))
 
 with install_import_hook("flatmin", "typecheck.checked"):
-    import flatmin  # noqa: F401
+    import flatmin
+
+    # names of the package are looked up when first used: have every room checked
+    for _name in dir(flatmin):
+        getattr(flatmin, _name)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 WRONG_USE, FAILED, INTERRUPTED = 2, 1, 130
+_INTERRUPTED = "interrupted; finished pieces are kept, start the same command again to go on"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,12 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = app(given or ["--help"], prog_name="flatmin", standalone_mode=False)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else FAILED
-    except BaseException as error:  # noqa: BLE001 - the one place where every error ends
+    except BaseException as error:
         if os.environ.get("FLATMIN_DEBUG") == "1":
             raise
         code, sentence = _explain(error)
-        print(f"flatmin: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"flatmin: {sentence}", file=sys.stderr, flush=True)
         _leave_if_abandoned(error, code)
+        return code
+    if code == INTERRUPTED:  # typer turns Ctrl-C outside of a computation into this code
+        print(f"flatmin: {_INTERRUPTED}", file=sys.stderr, flush=True)
+        return INTERRUPTED
     return code if isinstance(code, int) else 0
 
 
@@ -40,10 +45,11 @@ def _explain(error: BaseException) -> tuple[int, str]:
     import typer
 
     from flatmin._core.errors import JobError, UsageError
+    from flatmin.cli._background import Interrupted
 
     click_error = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return INTERRUPTED, "interrupted; finished pieces are kept, start the same command again to go on"
+    if isinstance(error, KeyboardInterrupt | Interrupted | typer.Abort):
+        return INTERRUPTED, _INTERRUPTED
     if isinstance(error, click_error):
         return WRONG_USE, _one_line(error.format_message())  # type: ignore[attr-defined]
     if isinstance(error, UsageError):
@@ -57,10 +63,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return FAILED, f"{where}{error.strerror or error}; check the path, the permissions and the free space"
     if type(error).__name__ == "ValidationError":
         return WRONG_USE, _first_of(error)
-    return FAILED, (
-        f"unexpected {type(error).__name__}: {_one_line(str(error))}; this is a mistake in flatmin, please report it with "
-        "the output of the same command under FLATMIN_DEBUG=1"
-    )
+    what = f"unexpected {type(error).__name__}: {_one_line(str(error))}"
+    advice = "report it with the output of the same command under FLATMIN_DEBUG=1"
+    return FAILED, f"{what}; this is a mistake in flatmin, please {advice}"
 
 
 def _one_line(text: str) -> str:
@@ -75,6 +80,8 @@ def _first_of(error: BaseException) -> str:
 
 def _leave_if_abandoned(error: BaseException, code: int) -> None:
     """End the process if an interrupted computation is still inside compiled code: the exit would wait for it."""
-    if isinstance(error, KeyboardInterrupt) and getattr(error, "abandoned", False):
+    from flatmin.cli._background import Interrupted
+
+    if isinstance(error, Interrupted) and error.abandoned:
         sys.stdout.flush()
         os._exit(code)

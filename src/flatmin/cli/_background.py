@@ -1,10 +1,11 @@
 """A long computation in a thread of its own, so that Ctrl-C is heard while compiled code runs, and its progress."""
 
+import contextlib
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 GRACE = 10.0
@@ -14,7 +15,7 @@ QUIET = 20.0
 """Seconds between two lines where the output is not a terminal."""
 
 
-class Interrupted(KeyboardInterrupt):
+class Interrupted(Exception):  # noqa: N818 - not an error; typer swallows a KeyboardInterrupt
     """Ctrl-C was heard; `abandoned` if the computation did not stop in time."""
 
     def __init__(self, *, abandoned: bool):
@@ -78,30 +79,32 @@ def in_background(work: Callable[[], T], tracker: Tracker) -> T:
         Interrupted: on Ctrl-C, after the computation stopped or `GRACE` seconds.
     """
     box: dict[str, Any] = {}
+    finished = threading.Event()  # not Thread.join: an interrupt there marks the thread as ended
 
     def run() -> None:
         try:
             box["value"] = work()
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
             box["error"] = error
+        finally:
+            finished.set()
 
     thread = threading.Thread(target=run, daemon=True, name="flatmin-work")
     display = _terminal(tracker) if sys.stderr.isatty() else _Lines(tracker)
     with display:
         thread.start()
         try:
-            while thread.is_alive():
-                thread.join(0.1)
+            while not finished.wait(0.1):
                 display.refresh()
         except KeyboardInterrupt as error:
             tracker.stop.set()
-            try:
-                thread.join(GRACE)
-            except KeyboardInterrupt:
-                pass
+            with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C: do not wait
+                finished.wait(GRACE)
             if "value" in box:  # it was finishing: nothing is lost
                 return box["value"]
-            raise Interrupted(abandoned=thread.is_alive()) from error
+            raise Interrupted(abandoned=not finished.is_set()) from error
+    if isinstance(box.get("error"), KeyboardInterrupt):
+        raise Interrupted(abandoned=False)
     if "error" in box:
         raise box["error"]
     return box["value"]
@@ -114,7 +117,7 @@ class _Lines:
         self._tracker, self._start, self._last = tracker, time.monotonic(), time.monotonic()
         self._finished: set[str] = set()
 
-    def __enter__(self) -> "_Lines":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,11 +136,12 @@ class _Lines:
             name, done, total = running[0]
             part = f" ({done / total:.0%})" if total > 1 else ""
             left = f", about {_clock(seconds * (1 - share) / share)} left" if share > 0.02 else ""
-            self._print(f"[{_clock(seconds)}] {share:.0%} of all{left}; running: {name}{part}")
+            whole = f"{share:.0%} of all{left}; " if share > 0 else ""
+            self._print(f"[{_clock(seconds)}] {whole}running: {name}{part}")
 
     def _print(self, line: str) -> None:
         self._last = time.monotonic()
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        print(line, file=sys.stderr, flush=True)
 
 
 def _terminal(tracker: Tracker) -> Any:
@@ -161,7 +165,7 @@ def _terminal(tracker: Tracker) -> Any:
             self._overall = progress.add_task("all", total=1.0)
             self._tasks: dict[str, TaskID] = {}
 
-        def __enter__(self) -> "Bars":
+        def __enter__(self) -> Self:
             progress.start()
             return self
 

@@ -12,7 +12,8 @@ def prepare_jax() -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    if jax.config.jax_compilation_cache_dir is None and os.environ.get("FLATMIN_CACHE") != "off":
+    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if chosen is None and os.environ.get("FLATMIN_CACHE") != "off":
         folder = _cache_folder() / f"jax-{jax.__version__}-{platform.node() or 'host'}"
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -151,6 +151,6 @@ def _shortfall(result: dict[str, Any]) -> str:
         )
     training = result["training"]
     return (
-        f"the residual reached is {_number(training['residual'], 3)}, asked for was {_number(training['tolerance'], 3)}; "
-        "raise --steps or --tolerance. The result is stored"
+        f"the residual reached is {_number(training['residual'], 3)}, asked for was {_number(training['tolerance'], 3)}"
+        "; raise --steps or --tolerance. It is stored"
     )

@@ -4,7 +4,9 @@ import pathlib
 import zipfile
 import zlib
 
+import jax.numpy as jnp
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from flatmin._core import UsageError, nearest
 from flatmin.datasets.recovery_data import RecoveryData, real_numbers
@@ -48,16 +50,11 @@ def read_npz(path: pathlib.Path) -> RecoveryData:
 
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UsageError(
-                    f"{path.name}: got a single array, expected an .npz archive; write it with numpy.savez"
-                )
-            return {name: archive[name] for name in archive.files}
-    except UsageError:
-        raise
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            loaded = {name: archive[name] for name in archive.files} if isinstance(archive, NpzFile) else None
     except ValueError as error:
-        if "allow_pickle" in str(error) or "pickle" in str(error):
+        if "pickle" in str(error) and zipfile.is_zipfile(path):
             raise UsageError(
                 f"{path.name}: got pickled objects, which could run code and are never loaded; store plain numbers"
             ) from error
@@ -69,19 +66,22 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"{path.name}: cannot be read as an .npz archive ({type(error).__name__}: {error}); it is truncated or of "
             "another type, write it again"
         ) from error
+    if loaded is None:
+        raise UsageError(f"{path.name}: got a single array, expected an .npz archive; write it with numpy.savez")
+    return loaded
 
 
 def _measurements(name: str, form: tuple[str, ...], numbers: dict[str, np.ndarray]) -> AbstractMeasurements:
     if form == ("A",):
         _expect(name, "A", numbers["A"], ("m", "d1", "d2"))
-        measurements: AbstractMeasurements = dense(numbers["A"])
+        measurements: AbstractMeasurements = dense(jnp.asarray(numbers["A"]))
     elif form == ("x",):
         _expect(name, "x", numbers["x"], ("m", "d"))
-        measurements = symmetric_rank_one(numbers["x"])
+        measurements = symmetric_rank_one(jnp.asarray(numbers["x"]))
     else:
         _expect(name, "left", numbers["left"], ("m", "d1"))
         _expect(name, "right", numbers["right"], (numbers["left"].shape[0], "d2"))
-        measurements = rank_one(numbers["left"], numbers["right"])
+        measurements = rank_one(jnp.asarray(numbers["left"]), jnp.asarray(numbers["right"]))
     if not any(numbers[key].any() for key in form):
         raise UsageError(f"{name}: all measurements are zero, expected at least one that sees something")
     return measurements

@@ -59,8 +59,8 @@ def grey(path: pathlib.Path) -> np.ndarray:
             with Image.open(path) as picture:
                 if picture.width * picture.height > MOST_PIXELS:
                     raise UsageError(
-                        f"{path.name}: got {picture.width} × {picture.height} pixels, expected at most {MOST_PIXELS:,}; "
-                        "scale it down"
+                        f"{path.name}: got {picture.width} × {picture.height} pixels, expected at most {MOST_PIXELS:,}"
+                        "; scale it down"
                     )
                 mode = picture.mode
                 picture.load()

@@ -108,7 +108,7 @@ def _content(name: str, entry: PackagedFile) -> bytes:
     digest = hashlib.sha256(content).hexdigest()
     if digest != entry.sha256:
         raise JobError(
-            f"{name}: {entry.path} of the installed {entry.install} is not the file known here (SHA-256 {digest[:12]}…, "
-            f"expected {entry.sha256[:12]}…); install another version"
+            f"{name}: {entry.path} of the installed {entry.install} is not the file known here (SHA-256 {digest[:12]}…,"
+            f" expected {entry.sha256[:12]}…); install another version"
         )
     return content

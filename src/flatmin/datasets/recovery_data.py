@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 
 from flatmin._core import UsageError
@@ -64,8 +65,8 @@ def real_numbers(argument: str, array: np.ndarray) -> np.ndarray:
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         raise UsageError(
-            f"{argument}: got {int(bad.sum())} value(s) that are NaN or infinite, the first at index {where}; remove or "
-            "mask them"
+            f"{argument}: got {int(bad.sum())} value(s) that are NaN or infinite, the first at index {where}; remove "
+            "or mask them"
         )
     with np.errstate(over="ignore"):
         if not np.isfinite(np.linalg.norm(numbers)) or 0 < np.abs(numbers).max() < 1e-150:
@@ -95,7 +96,7 @@ def observed(
     shape = (int(matrix.shape[0]), int(matrix.shape[1]))
     return RecoveryData(
         name=name,
-        measurements=entries(rows, columns, shape),
+        measurements=entries(jnp.asarray(rows), jnp.asarray(columns), shape),
         targets=np.ascontiguousarray(matrix[seen], dtype=np.float64),
         truth=matrix,
         image=image,

@@ -3,6 +3,7 @@
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from flatmin._core import UsageError, choose, nearest
@@ -48,12 +49,13 @@ def read_table(
     names = [_column(path.name, table, i, given) for i, given in enumerate((row, column, value))]
     if len(set(names)) < 3:
         raise UsageError(f"{path.name}: got {', '.join(names)} for row, column and value, expected three columns")
+    positions = [[str(c) for c in table.columns].index(name) for name in names]
     if len(table) == 0:
         raise UsageError(f"{path.name}: got a header but no entries (m = 0); at least one is needed")
-    numbers = _values(path.name, table[names[2]], lines)
+    numbers = _values(path.name, table.iloc[:, positions[2]], lines)
     codes, labels = [], []
     for axis in (0, 1):
-        keys = _present(path.name, table[names[axis]], lines)
+        keys = _present(path.name, table.iloc[:, positions[axis]], lines)
         if shape is None:
             code, label = _labelled(keys)
         else:
@@ -68,7 +70,7 @@ def read_table(
     if len(kept) < len(flat):
         at = int(np.argmax(counts > 1))
         twice = np.flatnonzero(inverse == at)
-        where = ", ".join(str(table[name].iloc[int(first[at])]) for name in names[:2])
+        where = ", ".join(str(table.iloc[int(first[at]), position]) for position in positions[:2])
         if duplicates == "error":
             raise UsageError(
                 f"{path.name}: the entry ({where}) is given {counts[at]} times, first in lines {lines[twice[0]]} and "
@@ -80,7 +82,7 @@ def read_table(
         numbers = numbers[first]
     return RecoveryData(
         name=path.stem,
-        measurements=entries(kept // d2, kept % d2, (d1, d2)),
+        measurements=entries(jnp.asarray(kept // d2), jnp.asarray(kept % d2), (d1, d2)),
         targets=np.asarray(numbers, dtype=np.float64),
         row_labels=labels[0],
         column_labels=labels[1],
@@ -135,11 +137,15 @@ def _values(name: str, column: "pd.Series", lines: np.ndarray) -> np.ndarray:
 
     if column.dtype.kind == "c":
         raise UsageError(f"{name}, {column.name}: got complex numbers, expected real ones")
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    try:
+        numbers = np.asarray(pd.Series(pd.to_numeric(column, errors="coerce")).astype("float64"))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name}, {column.name}: got values of type {column.dtype}, expected real numbers") from error
     bad = np.flatnonzero(~np.isfinite(numbers))
     if bad.size:
         text = column.iloc[int(bad[0])]
-        missing = "an empty cell" if pd.isna(text) else repr(text if not isinstance(text, np.generic) else text.item())
+        plain = text.item() if isinstance(text, np.generic) else text
+        missing = "an empty cell" if np.ndim(plain) == 0 and pd.isna(plain) else repr(plain)
         raise UsageError(
             f"{name}, {column.name}: line {lines[bad[0]]} holds {missing}, expected a finite number"
             f" ({bad.size} such line(s)); leave unknown entries out"

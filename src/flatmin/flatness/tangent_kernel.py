@@ -1,6 +1,5 @@
 """The tangent kernel `K = J J^T` of the predictions; `(2/m) K` carries the non-zero spectrum where `A*(r) = 0`."""
 
-import functools
 from typing import NamedTuple
 
 import equinox as eqx
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from flatmin.flatness.deep_products import normalise, outer_grams, shift
+from flatmin.flatness.deep_products import normalise, shift, sum_layers
 from flatmin.linalg import safe_norm
 from flatmin.measurements import kernel_form, moment_matrix
 from flatmin.parameterizations import DeepMatrix
@@ -75,12 +74,23 @@ def tangent_kernel(problem: RecoveryProblem, params: PyTree) -> Float[Array, "m 
         The kernel; for the deep matrix from the Gram forms of the measurements, else from the dense Jacobian.
     """
     if isinstance(problem.parameterization, DeepMatrix):
-        layers = [
-            shift(kernel_form(problem.measurements, S, T).astype(params[0].dtype), e) for S, T, e in outer_grams(params)
-        ]
-        return functools.reduce(jnp.add, layers)
+        return shift(*_scaled_kernel(problem, params))
     jacobian = _dense_jacobian(problem, params)
     return jnp.matmul(jacobian, jacobian.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _scaled_kernel(problem: RecoveryProblem, params: tuple[Array, ...]) -> tuple[Array, Array]:
+    """`(K', e)` with `K = 2^e K'` and entries of K' of order one: nothing leaves the range on the way."""
+    op = problem.measurements
+    signs = jnp.where(jnp.arange(op.num_measurements) % 2 == 0, 1, -1).astype(params[0].dtype)
+    size = normalise(op.adjoint(signs))[1]  # of the A_i, up to a small factor
+
+    def kernel(S: Array | None, T: Array | None) -> Array:
+        left = jnp.eye(op.matrix_shape[0], dtype=params[0].dtype) if S is None else S
+        return kernel_form(op, shift(left, -2 * size), T).astype(params[0].dtype)
+
+    total, exponent = sum_layers(kernel, params)
+    return total, exponent + 2 * size
 
 
 def _dense_jacobian(problem: RecoveryProblem, params: PyTree) -> Float[Array, "m p"]:
@@ -104,19 +114,21 @@ def gauss_newton_spectrum(problem: RecoveryProblem, params: PyTree) -> Float[Arr
     """
     m = problem.num_samples
     d1, d2 = problem.measurements.matrix_shape
+    exponent = jnp.zeros((), jnp.int32)
     if isinstance(problem.parameterization, DeepMatrix) and m > d1 * d2:
         eye = (jnp.eye(d1, dtype=params[0].dtype), jnp.eye(d2, dtype=params[0].dtype))
-        outer = sum(
-            shift(jnp.kron(eye[0] if S is None else S, eye[1] if T is None else T), e)
-            for S, T, e in outer_grams(params)
+        outer, exponent = sum_layers(
+            lambda S, T: jnp.kron(eye[0] if S is None else S, eye[1] if T is None else T), params
         )
         values, vectors = jnp.linalg.eigh(moment_matrix(problem.measurements))
         root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]
         small = root.T @ outer @ root
-    elif isinstance(problem.parameterization, DeepMatrix) or m <= sum(x.size for x in jax.tree.leaves(params)):
+    elif isinstance(problem.parameterization, DeepMatrix):
+        small, exponent = _scaled_kernel(problem, params)
+    elif m <= sum(x.size for x in jax.tree.leaves(params)):
         small = tangent_kernel(problem, params)
     else:
         jacobian = _dense_jacobian(problem, params)
         small = jnp.matmul(jacobian.T, jacobian, precision=jax.lax.Precision.HIGHEST)
-    small, exponent = normalise((small + small.T) / 2)  # the eigensolver loses digits near the ends of the range
-    return shift((2 / m) * jnp.linalg.eigvalsh(small), exponent)
+    small, extra = normalise((small + small.T) / 2)  # the eigensolver loses digits near the ends of the range
+    return shift((2 / m) * jnp.linalg.eigvalsh(small), exponent + extra)

@@ -1,5 +1,9 @@
 """Measurements given by a dense tensor: Gaussian, Bernoulli, or the user's own matrices."""
 
+import functools
+import math
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -14,6 +18,7 @@ from flatmin.measurements._generic import (
     col_gram,
     default_dtype,
     entry_gram,
+    gram_form,
     kernel_form,
     left_vector,
     materialise,
@@ -23,6 +28,8 @@ from flatmin.measurements._generic import (
     take,
     twist_gram,
 )
+
+BLOCK_ENTRIES = 2**16  # a block and its transpose stay in a core's cache
 
 
 class DenseMeasurements(AbstractMeasurements):
@@ -88,6 +95,23 @@ def _check_sizes(num_measurements: int, matrix_shape: tuple[int, int]) -> tuple[
     return num_measurements, *matrix_shape
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def _draw(
+    sample: Callable[..., Array], key: Key[Array, ""], shape: tuple[int, int, int], dtype: DTypeLike
+) -> Float[Array, "m d1 d2"]:
+    """`tensor[i] = sample(fold_in(key, i))`, some at a time: the bits of all at once take four times the tensor."""
+    count, *matrix_shape = shape
+    size = min(count, max(1, BLOCK_ENTRIES // math.prod(matrix_shape)))
+
+    def body(block, tensor):
+        first = jnp.minimum(block * size, count - size)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(size))
+        rows = jax.vmap(lambda k: sample(k, tuple(matrix_shape), dtype))(keys)
+        return jax.lax.dynamic_update_slice_in_dim(tensor, rows, first, axis=0)
+
+    return jax.lax.fori_loop(0, -(-count // size), body, jnp.zeros(shape, dtype))
+
+
 def gaussian(
     key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: DTypeLike | None = None
 ) -> DenseMeasurements:
@@ -106,7 +130,7 @@ def gaussian(
         UsageError: if a size is below 1.
     """
     shape = _check_sizes(num_measurements, matrix_shape)
-    return DenseMeasurements(jax.random.normal(key, shape, dtype or default_dtype()))
+    return DenseMeasurements(_draw(jax.random.normal, key, shape, dtype or default_dtype()))
 
 
 def bernoulli(
@@ -127,25 +151,86 @@ def bernoulli(
         UsageError: if a size is below 1.
     """
     shape = _check_sizes(num_measurements, matrix_shape)
-    return DenseMeasurements(jax.random.rademacher(key, shape, dtype or default_dtype()))
+    return DenseMeasurements(_draw(jax.random.rademacher, key, shape, dtype or default_dtype()))
+
+
+def _sum_over_blocks(op: DenseMeasurements, term: Callable[[Float[Array, "n d1 d2"]], Array]) -> Array:
+    """`sum term(block)` over blocks of measurements.
+
+    The contractions below need the tensor with the measurement index in the middle. Transposed block by block
+    it costs little beside the products, and no second tensor; XLA would transpose it as a whole, which takes
+    longer than the products themselves.
+    """
+    size = max(1, BLOCK_ENTRIES // (op.tensor.shape[1] * op.tensor.shape[2]))
+    count = op.num_measurements // size
+    rest = op.tensor[count * size :]
+    if count == 0:
+        return term(rest)
+
+    def body(i, total):
+        return total + term(jax.lax.dynamic_slice_in_dim(op.tensor, i * size, size))
+
+    shape = jax.eval_shape(term, op.tensor[:size])
+    total = jax.lax.fori_loop(0, count, body, jnp.zeros(shape.shape, shape.dtype))
+    return total + term(rest) if rest.shape[0] else total
+
+
+def _times_right(block: Float[Array, "d1 n d2"], T: Float[Array, "d2 d2"] | None) -> Float[Array, "d1 n d2"]:
+    return block if T is None else apply_right(block.reshape(-1, block.shape[2]), T).reshape(block.shape)
+
+
+def _times_left(S: Float[Array, "d1 d1"] | None, block: Float[Array, "d1 n d2"]) -> Float[Array, "d1 n d2"]:
+    return block if S is None else apply_left(S, block.reshape(block.shape[0], -1)).reshape(block.shape)
 
 
 @row_gram.register
 def _(op: DenseMeasurements, T=None):
-    # one (m d1, d2)(d2, d2) product, then one contraction over (i, column)
-    right = op.tensor if T is None else apply_right(op.tensor, T)
-    return jnp.einsum("iab,icb->ac", right, op.tensor, precision=HIGHEST)
+    def term(block):
+        block = block.swapaxes(0, 1)
+        rows = block.shape[0]
+        right = _times_right(block, T).reshape(rows, -1)
+        return jnp.matmul(right, block.reshape(rows, -1).T, precision=HIGHEST)
+
+    return _sum_over_blocks(op, term)
 
 
 @col_gram.register
 def _(op: DenseMeasurements, S=None):
-    left = op.tensor if S is None else jnp.einsum("ca,iab->icb", S, op.tensor, precision=HIGHEST)
-    return jnp.einsum("iab,iac->bc", op.tensor, left, precision=HIGHEST)
+    columns = op.tensor.shape[2]
+    if S is None:
+        stacked = op.tensor.reshape(-1, columns)
+        return jnp.matmul(stacked.T, stacked, precision=HIGHEST)
+
+    def term(block):
+        block = block.swapaxes(0, 1)
+        left = _times_left(S, block).reshape(-1, columns)
+        return jnp.matmul(block.reshape(-1, columns).T, left, precision=HIGHEST)
+
+    return _sum_over_blocks(op, term)
+
+
+@gram_form.register
+def _(op: DenseMeasurements, S=None, T=None):
+    if S is None:
+        return jnp.trace(col_gram(op)) if T is None else jnp.vdot(T, col_gram(op), precision=HIGHEST)
+
+    # sum_i <S A_i, A_i T>: two products, and no third for the Gram matrix
+    def term(block):
+        block = block.swapaxes(0, 1)
+        return jnp.vdot(_times_left(S, block), _times_right(block, T), precision=HIGHEST)
+
+    return _sum_over_blocks(op, term)
 
 
 @twist_gram.register
 def _(op: DenseMeasurements, T):
-    return jnp.einsum("iab,ibc->ac", apply_right(op.tensor, T), op.tensor, precision=HIGHEST)
+    size = op.tensor.shape[2]
+
+    def term(block):
+        right = _times_right(block.swapaxes(0, 1), T).reshape(size, -1)
+        return jnp.matmul(right, block.reshape(-1, size), precision=HIGHEST)
+
+    return _sum_over_blocks(op, term)
 
 
 @kernel_form.register
@@ -181,4 +266,5 @@ def _(op: DenseMeasurements):
 
 @take.register
 def _(op: DenseMeasurements, indices: Int[Array, " B"]):
-    return DenseMeasurements(op.tensor[indices])
+    # rows of the flat tensor: a plain copy of each
+    return DenseMeasurements(op._flat[indices].reshape(-1, *op.matrix_shape))

@@ -17,6 +17,8 @@ from flatmin.parameterizations.schemes import (
     Small,
 )
 
+SCAN_DEPTH = 16  # from this depth on, equal hidden layers are scanned
+
 Layers = tuple[Float[Array, "_ _"], ...]
 
 
@@ -59,7 +61,14 @@ class DeepMatrix(AbstractParameterization):
         return tuple(zip(self.widths[1:], self.widths[:-1], strict=True))
 
     def matrix(self, params: Layers) -> Float[Array, "d_L d_0"]:
-        """The product, multiplied from its thinner end."""
+        """The product, multiplied from its thinner end; deep stacks of equal layers are scanned to compile in O(1)."""
+        hidden = params[1:-1]
+        if len(params) >= SCAN_DEPTH and len({layer.shape for layer in hidden}) == 1:
+            stacked = jnp.stack(hidden)
+            if self.widths[-1] <= self.widths[0]:
+                left = jax.lax.scan(lambda P, W: (P @ W, None), params[-1], stacked, reverse=True)[0]
+                return left @ params[0]
+            return params[-1] @ jax.lax.scan(lambda Q, W: (W @ Q, None), params[0], stacked)[0]
         if self.widths[-1] <= self.widths[0]:
             product = params[-1]
             for layer in params[-2::-1]:

@@ -1,13 +1,17 @@
 """The recovered matrix beside what was seen, its singular values, its predictions, and the training."""
 
+import math
+
 import numpy as np
 
 from flatmin.experiments.figures import Axis, Figure, ImagePanel, Panel, ReferenceLine, Series
 from flatmin.experiments.recovery.diagnosis import predict
 from flatmin.experiments.recovery.label_noise import Trained
 from flatmin.experiments.recovery.prepared import Prepared
+from flatmin.measurements import EntryMeasurements
 
-MOST_ROWS, MOST_COLUMNS, MOST_POINTS, TILES = 512, 768, 2000, 8
+MOST_ROWS, MOST_COLUMNS, MOST_POINTS, TILES = 512, 768, 600, 8
+MOST_CROSSED, DETAIL = 10_000, 96
 TINY = 1e-16
 
 
@@ -26,43 +30,54 @@ def figures(
     Returns:
         The figures.
     """
-    drawn = [_matrices(prepared, matrix), _singular_values(prepared, matrix, rank_tolerance)]
+    drawn = [*_matrices(prepared, matrix), _singular_values(prepared, matrix, rank_tolerance)]
     scatter = _scatter(prepared, matrix)
     drawn += [scatter] if scatter else []
     drawn += [_training(trained)] if trained else []
     return drawn
 
 
-def _matrices(prepared: Prepared, matrix: np.ndarray) -> Figure:
+def _matrices(prepared: Prepared, matrix: np.ndarray) -> list[Figure]:
     truth, data = prepared.data.truth, prepared.data
-    pictures = {}
-    if data.is_completion:
-        known = np.full(prepared.shape, np.nan)
-        rows, columns = np.nonzero(prepared.seen)
-        known[rows, columns] = _seen_values(prepared, rows, columns)
-        pictures["Seen"] = known
-    pictures["Recovered"] = matrix
-    if truth is not None:
-        pictures["True"] = truth
+    pictures = {"Recovered": matrix} if truth is None else {"Recovered": matrix, "True": truth}
     reference = truth if truth is not None else prepared.targets if data.is_completion else matrix
     limits = (float(np.min(reference)), float(np.max(reference)))
     if limits[0] == limits[1]:
         limits = (limits[0] - 0.5, limits[1] + 0.5)
-    shown, part = _part(pictures, data.tile)
+    noun = "picture" if data.image or data.tile else "matrix"
     share = f"{len(prepared.targets):,} of {matrix.size:,} entries are fitted. " if data.is_completion else ""
-    return Figure(
-        key="recovered",
-        title="The recovered picture" if data.image or data.tile else "The recovered matrix",
-        caption=f"{share}{part}All panels have the same grey scale.",
-        panels=tuple(ImagePanel(name, values, limits) for name, values in shown.items()),
-    )
+
+    def figure(key: str, title: str, shown: dict[str, np.ndarray], caption: str) -> Figure:
+        # four digits of the grey scale are more than an eye sees; matrix.npy has all
+        digits = 4 - math.floor(math.log10(limits[1] - limits[0]))
+        panels = tuple(ImagePanel(name, np.round(values, digits), limits) for name, values in shown.items())
+        return Figure(key, title, f"{share}{caption}All panels have the same grey scale.", panels)
+
+    if not data.is_completion:
+        return [figure("recovered", f"The recovered {noun}", *_part(pictures, data.tile))]
+    with_seen = {"Seen": _seen(prepared), **pictures}
+    shown, part = _part(with_seen, data.tile)
+    if shown["Seen"].size <= MOST_CROSSED:
+        return [figure("recovered", f"The recovered {noun}", shown, part)]
+    # crosses cannot be seen, nor drawn in reasonable time, on so many entries: show what was seen on a part
+    whole = figure("recovered", f"The recovered {noun}", *_part(pictures, None))
+    corner, detail = _middle(with_seen)
+    return [whole, figure("detail", "What was seen, on a part", detail, corner)]
 
 
-def _seen_values(prepared: Prepared, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    values = np.zeros(prepared.shape)
-    op = prepared.measurements
-    values[np.asarray(op.rows), np.asarray(op.cols)] = prepared.targets  # type: ignore[attr-defined]
-    return values[rows, columns]
+def _middle(pictures: dict[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
+    rows, columns = next(iter(pictures.values())).shape
+    top, left = max(0, (rows - DETAIL) // 2), max(0, (columns - DETAIL) // 2)
+    bottom, right = min(rows, top + DETAIL), min(columns, left + DETAIL)
+    cut = {name: values[top:bottom, left:right] for name, values in pictures.items()}
+    return f"Rows {top} to {bottom - 1} and columns {left} to {right - 1}, counted from 0. ", cut
+
+
+def _seen(prepared: Prepared) -> np.ndarray:
+    op, known = prepared.measurements, np.full(prepared.shape, np.nan)
+    if isinstance(op, EntryMeasurements):
+        known[np.asarray(op.rows), np.asarray(op.cols)] = prepared.targets
+    return known
 
 
 def _part(pictures: dict[str, np.ndarray], tile: tuple[int, int] | None) -> tuple[dict[str, np.ndarray], str]:
@@ -158,8 +173,8 @@ def _training(trained: Trained) -> Figure:
     return Figure(
         key="training",
         title="Along label-noise SGD",
-        caption="Measurements and targets are scaled so that the mean squared target is 1. The step size is chosen anew at "
-        "the start of each phase as a quarter of 2 / (S + tr H / B), S the sharpness there; the noise is off in the last.",
+        caption="Measurements and targets are scaled: the mean squared target is 1. The step size is chosen anew "
+        "at the start of each phase as a quarter of 2 / (S + tr H / B), S the sharpness; the last has no noise.",
         panels=tuple(
             Panel(title, Axis("SGD steps"), axis, (Series("label-noise SGD", steps, trained.curves[name]),))
             for name, (title, axis) in axes.items()

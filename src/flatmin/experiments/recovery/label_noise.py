@@ -110,7 +110,8 @@ def train_label_noise(
         length = end - done
         stable = largest_step(problem, params, batch)
         rate = spec.learning_rate or SAFETY * stable
-        for attempt in range(HALVINGS + 1):
+        attempt = 0
+        while True:
             rule = LabelNoiseSGD(learning_rate=factor * rate, batch_size=batch, noise=noise)
             result = train(
                 problem,
@@ -130,7 +131,7 @@ def train_label_noise(
                 step = done + int(result.divergence_step)
                 advice = "lower it, or leave it out to have it chosen" if spec.learning_rate else "lower --noise"
                 raise JobError(f"learning_rate: label-noise SGD diverged at {rate:.1e}, step {step}; {advice}")
-            rate /= 2
+            rate, attempt = rate / 2, attempt + 1
         params = result.params
         history = result.records["curves"]
         curves.append({"step": history.steps + done, **history.values})

@@ -133,18 +133,24 @@ def _at_least(name: str, value: float | None, least: float) -> None:
 _TEXTS = {
     "nuclear": (
         "the smallest nuclear norm",
-        "Among all matrices that reproduce the measurements, the one with the smallest nuclear norm; a dual point "
-        "certifies how close to the smallest it is.",
+        (
+            "Among all matrices that reproduce the measurements, the one with the smallest nuclear norm; a dual point "
+            "certifies how close to the smallest it is."
+        ),
     ),
     "frobenius": (
         "the smallest Frobenius norm",
-        "Among all matrices that reproduce the measurements, the one with the smallest Frobenius norm, in closed form: "
-        "the baseline that knows nothing of low rank.",
+        (
+            "Among all matrices that reproduce the measurements, the one with the smallest Frobenius norm, in closed "
+            "form: the baseline that knows nothing of low rank."
+        ),
     ),
     "label-noise": (
         "label-noise SGD",
-        "A deep factorisation trained by SGD with label noise walks along the interpolating solutions towards flat ones; "
-        "the step size follows the measured curvature, and the noise is switched off at the end.",
+        (
+            "Factors trained by SGD with label noise walk along the interpolating solutions towards flat "
+            "ones; the step size follows the measured curvature, and the noise is switched off at the end."
+        ),
     ),
 }
 

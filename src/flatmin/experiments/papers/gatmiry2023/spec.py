@@ -94,9 +94,9 @@ def full(seed: int) -> Gatmiry2023:
 
 def quick(seed: int) -> Gatmiry2023:
     """A reduced size for tests: the same code, seconds."""
-    phases = _phases((3_000, 1e-2, 1.0), (12_000, 3e-2, 1.0), (3_000, 1e-2, 1.0), (3_000, 1e-2, 0.0))
+    phases = _phases((4_000, 1e-2, 1.0), (40_000, 2e-2, 1.0), (8_000, 1e-2, 1.0), (4_000, 1e-2, 0.0))
     return Gatmiry2023(
-        training=Training(dimension=12, rank=1, num_measurements=80, batch_size=16, schedules={3: phases}, records=60),
+        training=Training(dimension=12, rank=1, num_measurements=80, batch_size=16, schedules={3: phases}, records=120),
         frobenius=FrobeniusLine(dimension=8, rank=2, fractions=(0.25, 0.5, 0.75), num_trials=30),
         sandwich=Sandwich(dimension=8, num_measurements=(100, 1000), depths=(2, 3), ranks=(1, 4)),
         seed=seed,

@@ -1,0 +1,1 @@
+"""Speed and memory of flatmin beside its peers; `python -m benchmarks`."""
