@@ -191,7 +191,7 @@ def test_runs_of_sgd_follow_the_second_moment(factor, grows):
     """The library's SGD, batches with replacement, beside the exact moments: the thresholds speak of these runs."""
     problem, params = interpolating(2, n=4)
     rate = factor * float(sgd_stability_threshold(problem, params, 2, replacement=True))
-    J, runs, steps, size = jacobian(problem, params), 4000, 12, 1e-7
+    J, runs, steps, size = jacobian(problem, params), 4000, 4, 1e-7
     flat, unravel = ravel_pytree(params)
     direction = np.linalg.svd(J)[2][0]
     result = train_ensemble(
