@@ -133,6 +133,8 @@ def batches(n, size, *, replacement):
 
 def moment_growth(J, batch_size, rate, *, replacement):
     """Factor a step of `X <- E[(I - eta H_B) X (I - eta H_B)]` after many steps, over every batch there is."""
+    # in the span of the gradients: off it nothing moves, and rounding would leave a factor of one
+    J = J @ np.linalg.svd(J, full_matrices=False)[2].T
     n, p = J.shape
     maps = np.stack(
         [
@@ -211,7 +213,7 @@ def test_runs_of_sgd_follow_the_second_moment(factor, grows):
     sem = squares.std(ddof=1) / runs**0.5
     assert abs(squares.mean() - np.trace(X)) < 5 * sem
     assert sem < 0.2 * np.trace(X)
-    assert (moment_growth(J, 2, rate, replacement=True) > 1) is grows
+    assert (moment_growth(J, 2, rate, replacement=True) > 1) == grows
 
 
 def test_threshold_of_one_sample_and_of_a_vanishing_hessian():
@@ -241,7 +243,7 @@ def test_threshold_at_the_scales_of_the_data(scale):
 
 def test_threshold_refuses():
     problem, params = at_a_minimiser(0, 2)
-    with pytest.raises(UsageError, match="params: got a residual of norm .* expected a point that interpolates"):
+    with pytest.raises(UsageError, match=r"params: got a residual of norm .* expected a point that interpolates"):
         sgd_stability_threshold(problem, params, 2)
     problem, params = interpolating(0)
     with pytest.raises(UsageError, match="batch_size: got 9, expected at most the 8 samples"):
@@ -271,8 +273,7 @@ def test_both_ends_with_their_signs(method):
         assert ("the largest in size is negative" in str(ends)) is ends.dominated_by_negative
         assert f"{values[0]:.4g}"[:4] in str(ends)
         seen.add(ends.dominated_by_negative)
-    if method is None:
-        assert True in seen or seen == {False}
+    assert seen == {True, False}
 
 
 def test_lowest_end_of_a_minimiser_by_lanczos_is_zero():
@@ -360,18 +361,14 @@ def test_descending_is_not_decided():
 
 
 def test_sharpening_rate():
-    losses, S = at_the_edge()
+    S = at_the_edge()[1]
     rate = progressive_sharpening_rate(K, S, ETA, until=0.95)
     assert float(rate) == pytest.approx(1.0, rel=1e-9)  # 0.1 a step, a step is 0.1
     assert float(rate.error) < 1e-9
     noisy = 10 + 0.1 * K[:80] + np.random.default_rng(0).normal(size=80)
     fit, cov = np.polyfit(ETA * K[:80], noisy, 1, cov="unscaled")
     rate = progressive_sharpening_rate(K[:80], noisy, ETA, until=10)
-    residual = (
-        noisy - np.polyval(fit, ETA * K[:80])
-        if False
-        else noisy - np.polyval(np.polyfit(ETA * K[:80], noisy, 1), ETA * K[:80])
-    )
+    residual = noisy - np.polyval(fit, ETA * K[:80])
     assert float(rate.error) == pytest.approx(np.sqrt(cov[0, 0] * residual @ residual / 78), rel=1e-9)
     beyond = progressive_sharpening_rate(K, np.full(400, 21.0), ETA)
     assert np.isnan(float(beyond))
@@ -446,7 +443,7 @@ def test_real_run_between_flow_and_flattest_ends_flatter_than_the_flow():
 
 
 def test_initialisation_beyond_two_over_eta():
-    """It starts where descent is unstable: with a moderate excess it finds a flatter place, with a large one it diverges."""
+    """It starts where descent is unstable: a moderate excess leads to a flatter place, a large one to divergence."""
     problem, _ = real()
     params = problem.parameterization.init_params(jax.random.key(0), Gaussian(1.2))
     S = float(curvature_range(problem, params).highest)
