@@ -15,6 +15,8 @@ class Outcome(enum.Enum):
     stalled = "no further progress is possible in this precision; loosen tolerance or rescale the data"
     diverged = "the iterates left the range of finite numbers; lower the step size"
     infeasible = "the constraints contradict each other; use a noisy (least-squares) form of the programme"
+    max_time = "the end of time was reached before the gradient was small; raise max_time or loosen tolerance"
+    saddle = "the gradient vanished at a saddle or a flat point, not at a minimum; start from another point"
     interrupted = "the run was interrupted; start it again with the same checkpoint to continue"
 
     @property

@@ -1,5 +1,9 @@
 """Flatness of a point: traces, sharpness and spectra, exact where a closed form exists."""
 
+from flatmin.flatness.curvature_range import CurvatureRange as CurvatureRange
+from flatmin.flatness.curvature_range import curvature_range as curvature_range
+from flatmin.flatness.curvature_range import hessian_ends as hessian_ends
+from flatmin.flatness.mean_square import sgd_stability_threshold as sgd_stability_threshold
 from flatmin.flatness.methods import AbstractMethod as AbstractMethod
 from flatmin.flatness.methods import Auto as Auto
 from flatmin.flatness.methods import Dense as Dense

@@ -6,6 +6,7 @@ from flatmin.linalg.density import SpectralDensity as SpectralDensity
 from flatmin.linalg.density import lanczos_density as lanczos_density
 from flatmin.linalg.eigen import eigenpair_residual as eigenpair_residual
 from flatmin.linalg.eigen import extreme_eigenvector as extreme_eigenvector
+from flatmin.linalg.eigen import extreme_eigenvectors as extreme_eigenvectors
 from flatmin.linalg.eigen import safe_norm as safe_norm
 from flatmin.linalg.trace import hutchinson as hutchinson
 from flatmin.linalg.trace import xtrace as xtrace

@@ -105,3 +105,41 @@ def extreme_eigenvector(
             f"method: Lanczos did not converge in {count} matvecs; raise max_matvecs or tolerance"
         ) from error
     return jnp.asarray(vectors[:, 0]), count
+
+
+def extreme_eigenvectors(
+    matvec: Matvec,
+    size: int,
+    dtype: DTypeLike,
+    *,
+    key: Key[Array, ""],
+    tolerance: float = 0.0,
+    max_matvecs: int = 5000,
+) -> tuple[Float[Array, " p"], Float[Array, " p"], int]:
+    """Eigenvectors of both ends of the spectrum, lowest and highest, by Lanczos.
+
+    The highest comes first; the lowest is sought in the map shifted down by its size. Thus a lowest end that is zero
+    to rounding, as at every minimiser, is found to an accuracy relative to the highest, and does not cost the budget.
+
+    Args:
+        matvec: a symmetric map on (p,) vectors.
+        size: p.
+        dtype: floating type of the vectors.
+        key: random key of the starting vectors.
+        tolerance: relative accuracy; 0 is machine precision.
+        max_matvecs: budget of products for each end.
+
+    Returns:
+        The two unit eigenvectors and the number of matvecs used.
+
+    Raises:
+        JobError: as `extreme_eigenvector`.
+    """
+    first, second = jax.random.split(key)
+    options = {"tolerance": tolerance, "max_matvecs": max_matvecs}
+    highest, count = extreme_eigenvector(matvec, size, dtype, key=first, **options)
+    top, _ = eigenpair_residual(matvec, highest)
+    lowest, more = extreme_eigenvector(
+        lambda v: matvec(v) - jnp.abs(top) * v, size, dtype, key=second, end="lowest", **options
+    )
+    return lowest, highest, count + more + 1

@@ -1,6 +1,12 @@
 """Parameterizations of a matrix and how their parameters start."""
 
 from flatmin.parameterizations._base import AbstractParameterization as AbstractParameterization
+from flatmin.parameterizations.alignment import alignment as alignment
+from flatmin.parameterizations.alignment import balance_sides as balance_sides
+from flatmin.parameterizations.alignment import balancedness as balancedness
+from flatmin.parameterizations.alignment import neighbour_cosines as neighbour_cosines
+from flatmin.parameterizations.alignment import rank_one_distances as rank_one_distances
+from flatmin.parameterizations.alignment import stable_ranks as stable_ranks
 from flatmin.parameterizations.deep_matrix import DeepMatrix as DeepMatrix
 from flatmin.parameterizations.deep_matrix import deep_matrix as deep_matrix
 from flatmin.parameterizations.hadamard import Hadamard as Hadamard

@@ -1,0 +1,427 @@
+"""Gradient flow `dW/dt = -grad f(W)` by adaptive solvers, to a stationary point, with its invariants watched.
+
+The steps are diffrax's (solver and step-size control); the loop around them is here, because what it decides on
+is the history of the path: the largest gradient so far (what stationarity is relative to), the drift of conserved
+quantities, and whether the loss ever rose.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PyTree
+
+from flatmin import linalg
+from flatmin._core import AbstractObjective, Estimate, JobError, Outcome, UsageError, check_finite, choose
+from flatmin.dynamics._base import float_dtype
+from flatmin.dynamics._run import strong
+from flatmin.dynamics.record import whole
+
+SOLVERS: dict[str, Callable[..., Any]] = {
+    "tsit5": diffrax.Tsit5,
+    "dopri5": diffrax.Dopri5,
+    "dopri8": diffrax.Dopri8,
+    "kvaerno5": diffrax.Kvaerno5,
+}
+DENSE_LIMIT = 400  # parameters up to which the curvature at the end comes from a dense Hessian
+
+Sides = Callable[[PyTree], tuple[PyTree, PyTree]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowHistory:
+    """The values of one record along a flow.
+
+    Attributes:
+        times: shape (t,).
+        values: an array of shape (t, ...), or a pytree of such.
+    """
+
+    times: Float[np.ndarray, " t"]
+    values: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowResult:
+    """Where a gradient flow went and how it ended.
+
+    Attributes:
+        params: the last point.
+        time: its time.
+        records: name -> `FlowHistory`.
+        outcome: `converged` (stationary, and a minimum as far as second derivatives tell), `saddle` (stationary, but
+            a curvature is negative or the Hessian is zero), `max_time`, `completed` (`max_time` reached, where no
+            tolerance was asked for), `max_iterations` (of the solver's steps), `stalled` (step size below
+            rounding).
+        loss: the loss there.
+        gradient_norm: `||grad f||` there.
+        stationarity: `gradient_norm` over the largest gradient norm on the path.
+        accepted: steps that the solver took.
+        rejected: steps that it tried and found too long.
+        drift: largest Frobenius norm by which a conserved matrix differed from its start, over all accepted
+            steps; NaN without `invariant`.
+        relative_drift: the same over the largest norm of either side of the conservation law on the path.
+        loss_rise: largest rise of the loss from one accepted step to the next, over the initial loss; 0 for
+            a monotone path.
+        lowest_curvature: lowest Hessian eigenvalue at a stationary end, `None` elsewhere.
+        highest_curvature: highest Hessian eigenvalue at a stationary end, `None` elsewhere.
+    """
+
+    params: PyTree
+    time: float
+    records: dict[str, FlowHistory]
+    outcome: Outcome
+    loss: float
+    gradient_norm: float
+    stationarity: float
+    accepted: int
+    rejected: int
+    drift: float
+    relative_drift: float
+    loss_rise: float
+    lowest_curvature: Estimate | None
+    highest_curvature: Estimate | None
+
+    def raise_if_failed(self) -> "FlowResult":
+        """Return self, or raise.
+
+        Returns:
+            This result, when the flow converged or completed.
+
+        Raises:
+            JobError: with the outcome's sentence, the time and the stationarity reached.
+        """
+        if not self.outcome.success:
+            raise JobError(
+                f"gradient_flow: {self.outcome.value} (at time {self.time:.3g} after {self.accepted} steps, gradient "
+                f"{self.stationarity:.1e} of its largest)"
+            )
+        return self
+
+
+class _Path(NamedTuple):
+    """What the compiled loop carries."""
+
+    time: Float[Array, ""]
+    step: Float[Array, ""]
+    params: PyTree
+    solver_state: PyTree
+    controller_state: PyTree
+    loss: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    peak: Float[Array, ""]
+    loss_rise: Float[Array, ""]
+    drift: Float[Array, ""]
+    scale: Float[Array, ""]
+    accepted: Int[Array, ""]
+    rejected: Int[Array, ""]
+
+
+class _Flow(eqx.Module):
+    """The vector field, the method and the watched law; a pytree: a new objective of equal shape is no new trace."""
+
+    objective: AbstractObjective
+    rest: PyTree
+    invariant: Sides | None
+    rtol: Any
+    atol: Any
+    solver: str = eqx.field(static=True)
+
+    def method(self):
+        """Terms, solver and controller of diffrax."""
+        controller = diffrax.PIDController(rtol=self.rtol, atol=self.atol, pcoeff=0.4, icoeff=0.3)
+        solver = SOLVERS[self.solver]()
+        if isinstance(solver, diffrax.AbstractImplicitSolver):
+            solver = SOLVERS[self.solver](root_finder=diffrax.VeryChord(rtol=self.rtol, atol=self.atol))
+        return diffrax.ODETerm(lambda _, y, __: jax.tree.map(jnp.negative, self.slope(y)[1])), solver, controller
+
+    def slope(self, floats: PyTree) -> tuple[Array, PyTree]:
+        return jax.value_and_grad(self.loss)(floats)
+
+    def loss(self, floats: PyTree) -> Array:
+        return self.objective.loss(eqx.combine(floats, self.rest))
+
+    def sides(self, floats: PyTree) -> tuple[PyTree, PyTree]:
+        if self.invariant is None:
+            return (), ()
+        return self.invariant(eqx.combine(floats, self.rest))
+
+
+def _norm(tree: PyTree) -> Array:
+    return linalg.safe_norm(ravel_pytree(tree)[0])
+
+
+def _largest(trees: PyTree, dtype: Any) -> Array:
+    norms = [linalg.safe_norm(leaf).astype(dtype) for leaf in jax.tree.leaves(trees) if leaf.size]
+    return jnp.max(jnp.stack(norms)) if norms else jnp.zeros((), dtype)
+
+
+@eqx.filter_jit
+def _begin(flow: _Flow, floats: PyTree) -> _Path:
+    terms, solver, controller = flow.method()
+    dtype = float_dtype(floats)
+    zero = jnp.zeros((), dtype)
+    order = solver.error_order(terms)
+    step, controller_state = controller.init(terms, zero, zero + jnp.inf, floats, None, None, solver.func, order)
+    step = jnp.asarray(step, dtype)
+    solver_state = solver.init(terms, zero, step, floats, None)
+    loss, gradient = flow.slope(floats)
+    size, sides = _norm(gradient), flow.sides(floats)
+    count = jnp.zeros((), jnp.int32)
+    return _Path(
+        zero,
+        step,
+        floats,
+        jax.tree.map(jnp.asarray, solver_state),
+        jax.tree.map(jnp.asarray, controller_state),
+        loss,
+        size,
+        size,
+        jnp.zeros_like(loss),
+        zero,
+        _largest(sides, dtype),
+        count,
+        count,
+    )
+
+
+def _underflows(path: _Path) -> Array:
+    return path.time + path.step <= path.time
+
+
+@eqx.filter_jit
+def _advance(flow: _Flow, start: PyTree, path: _Path, stop: Array, tolerance: Array, max_steps: Array) -> _Path:
+    """Steps until `stop`, stationarity, the last step or the smallest step size; traced bounds, one compilation."""
+    terms, solver, controller = flow.method()
+    order, dtype = solver.error_order(terms), float_dtype(path.params)
+    first_loss, first_sides = flow.slope(start)[0], flow.sides(start)
+    first_gap = jax.tree.map(jnp.subtract, *first_sides)
+    carried, static = eqx.partition(path, eqx.is_array)
+
+    def wanted(carried):
+        path = eqx.combine(carried, static)
+        moving = (path.gradient_norm > tolerance * path.peak) & ~_underflows(path)
+        return (path.time < stop) & moving & (path.accepted + path.rejected < max_steps)
+
+    def body(carried):
+        path = eqx.combine(carried, static)
+        # the last step lands on `stop`; one that would leave a sliver is stretched to it
+        clipped = path.time + path.step * (1 + 1e-6) >= stop
+        end = jnp.where(clipped, stop, path.time + path.step)
+        y, error, _, solver_state, _ = solver.step(
+            terms, path.time, end, path.params, None, path.solver_state, made_jump=False
+        )
+        loss, gradient = flow.slope(y)
+        size = _norm(gradient)
+        sound = jnp.isfinite(loss) & jnp.isfinite(size) & jnp.isfinite(_norm(error))
+        y = jax.tree.map(lambda new, old: jnp.where(sound, new, old), y, path.params)
+        error = jax.tree.map(lambda e: jnp.where(sound, e, jnp.inf), error)
+        kept, begin, following, _, controller_state, _ = controller.adapt_step_size(
+            path.time, end, path.params, y, None, error, order, path.controller_state
+        )
+        controller_state = jax.tree.map(jnp.asarray, controller_state)
+        step = jnp.asarray(following - begin, dtype)
+        step = jnp.where(kept & clipped, jnp.maximum(step, path.step), step)
+        sides = flow.sides(y)
+        change = jax.tree.map(lambda a, b, gap: a - b - gap, *sides, first_gap)
+        new = _Path(
+            end,
+            step,
+            y,
+            jax.tree.map(jnp.asarray, solver_state),
+            controller_state,
+            loss,
+            size,
+            jnp.maximum(path.peak, size),
+            jnp.maximum(path.loss_rise, (loss - path.loss) / jnp.where(first_loss == 0, 1, jnp.abs(first_loss))),
+            jnp.maximum(path.drift, _largest(change, dtype)),
+            jnp.maximum(path.scale, _largest(sides, dtype)),
+            path.accepted + 1,
+            path.rejected,
+        )
+        old = path._replace(step=step, controller_state=controller_state, rejected=path.rejected + 1)
+        chosen = jax.tree.map(
+            lambda a, b: jnp.where(kept, a, b), eqx.filter(new, eqx.is_array), eqx.filter(old, eqx.is_array)
+        )
+        return jax.tree.map(lambda c, p: c.astype(p.dtype), chosen, carried)
+
+    return eqx.combine(jax.lax.while_loop(wanted, body, carried), static)
+
+
+@eqx.filter_jit
+def _measure(fn: Callable[[PyTree], PyTree], floats: PyTree, rest: PyTree) -> PyTree:
+    return jax.tree.map(jnp.asarray, fn(eqx.combine(floats, rest)))
+
+
+def gradient_flow(
+    objective: AbstractObjective,
+    params: PyTree,
+    *,
+    max_time: float = math.inf,
+    tolerance: float | None = None,
+    records: Mapping[str, Callable[[PyTree], PyTree]] | Any = None,
+    save_at: Sequence[float] | Any = (),
+    invariant: Sides | None = None,
+    solver: str = "tsit5",
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int = 200_000,
+    lower_bound: float | None = None,
+    throw: bool = False,
+) -> FlowResult:
+    """Follow `dW/dt = -grad f(W)` until it is stationary.
+
+    Stationary means `||grad f|| <= tolerance * (largest ||grad f|| on the path)`, which asks for no units; an exactly
+    zero gradient always is. What the point is, the Hessian there decides: with a lowest eigenvalue below
+    `-max(1e-6, 100 tolerance)` of the highest, or a Hessian that is zero (zero initialisation of three layers or
+    more), it is a `saddle`, else the flow has `converged`. A flow that passes a saddle closer than the tolerance
+    stops there; a lower tolerance takes it further.
+
+    Args:
+        objective: what to descend; its full loss is used.
+        params: initial point, any pytree; its floating point arrays move.
+        max_time: where to stop at the latest; without one, `max_steps` ends a flow that does not settle.
+        tolerance: of stationarity; default the square root of the precision (1.5e-8 in float64). 0 goes on to
+            `max_time`.
+        records: name -> function of the params, evaluated at time 0, at `save_at` and at the end.
+        save_at: increasing times; the solver steps onto each, so that records have its full accuracy.
+        invariant: a function of the params that returns two pytrees of arrays whose difference the flow
+            conserves: `flatmin.parameterizations.balance_sides` for the deep matrix. Watched at each accepted step.
+        solver: "tsit5" (default), "dopri5", "dopri8" (explicit) or "kvaerno5" (implicit, for stiff problems of few
+            parameters: it factorises p x p matrices).
+        rtol: relative accuracy of a step; default 1e-10 in float64, 1e-5 in float32.
+        atol: absolute accuracy of a step; default `rtol / 100`.
+        max_steps: budget of solver steps, refused ones included.
+        lower_bound: a number that the loss cannot go below, if one is known. A stationary point whose loss is within
+            `tolerance` of it (relative to the initial loss) has converged whatever its Hessian.
+        throw: raise instead of returning a result whose outcome is not a success.
+
+    Returns:
+        The last point, records and outcome; in it the drift of the invariant, the largest rise of the loss,
+        and the two ends of the curvature at a stationary end. Cost: 6 to 7 gradients a step.
+
+    Raises:
+        UsageError: for arguments out of range, initial params or an initial loss that are not finite.
+        JobError: if `throw` and the flow neither converged nor completed.
+    """
+    params = strong(params)
+    floats, rest = eqx.partition(params, eqx.is_inexact_array)
+    leaves = jax.tree_util.tree_leaves_with_path(floats)
+    if not leaves:
+        raise UsageError("params: got no floating point array, expected at least one to move")
+    for place, leaf in leaves:
+        check_finite(f"params{jax.tree_util.keystr(place)}", leaf)
+    choose("solver", solver, SOLVERS)
+    eps = float(jnp.finfo(float_dtype(floats)).eps)
+    least = eps**0.5 if tolerance is None else _in_range("tolerance", tolerance, 0, 1)
+    rtol = (1e-10 if eps < 1e-10 else 1e-5) if rtol is None else _in_range("rtol", rtol, eps, 1)
+    atol = rtol / 100 if atol is None else _in_range("atol", atol, 0, math.inf)
+    max_time = _in_range("max_time", max_time, 0, math.inf)
+    whole("max_steps", max_steps, 1)
+    times = [float(t) for t in save_at]
+    if times != sorted(set(times)) or any(not 0 <= t <= max_time for t in times):
+        raise UsageError(f"save_at: got {times}, expected increasing times between 0 and max_time = {max_time:g}")
+    if least == 0 and max_time == math.inf:
+        raise UsageError("max_time: got infinity with tolerance 0, expected a finite time to stop at")
+    records = dict(records or {})
+
+    flow = _Flow(objective, rest, invariant, _scalar(rtol, floats), _scalar(atol, floats), str(solver))
+    path = _begin(flow, floats)
+    if not (np.isfinite(float(path.loss)) and np.isfinite(float(path.gradient_norm))):
+        raise UsageError(
+            f"params: the loss there is {float(path.loss)} with a gradient of norm {float(path.gradient_norm)}, "
+            "expected finite numbers; start nearer to the solution or rescale the data"
+        )
+    first_loss = float(path.loss)
+    log: list[tuple[float, dict[str, PyTree]]] = []
+
+    def record() -> None:
+        log.append((float(path.time), {name: _measure(fn, path.params, rest) for name, fn in records.items()}))
+
+    record()
+    for stop in [t for t in times if t > 0] + [max_time]:
+        if float(path.time) < stop:
+            bounds = (_scalar(stop, floats), _scalar(least, floats), jnp.asarray(max_steps, jnp.int32))
+            path = _advance(flow, floats, path, *bounds)
+            record()
+        if float(path.time) < stop:
+            break
+
+    stationary = float(path.gradient_norm) <= least * float(path.peak)
+    ends = _curvatures(flow, path.params) if stationary else (None, None)
+    reached = lower_bound is not None and float(path.loss) - lower_bound <= least * abs(first_loss - lower_bound)
+    if stationary:
+        outcome = Outcome.converged if reached or not _is_saddle(*ends, least) else Outcome.saddle
+    elif float(path.time) >= max_time:
+        outcome = Outcome.completed if least == 0 else Outcome.max_time
+    elif int(path.accepted) + int(path.rejected) >= max_steps:
+        outcome = Outcome.max_iterations
+    else:
+        outcome = Outcome.stalled
+    peak, drift = float(path.peak), float(path.drift) if invariant is not None else math.nan
+    at = np.asarray([t for t, _ in log])
+    result = FlowResult(
+        params=eqx.combine(path.params, rest),
+        time=float(path.time),
+        records={
+            name: FlowHistory(
+                at, jax.tree.map(lambda *v: np.stack([np.asarray(x) for x in v]), *[r[name] for _, r in log])
+            )
+            for name in records
+        },
+        outcome=outcome,
+        loss=float(path.loss),
+        gradient_norm=float(path.gradient_norm),
+        stationarity=float(path.gradient_norm) / peak if peak > 0 else 0.0,
+        accepted=int(path.accepted),
+        rejected=int(path.rejected),
+        drift=drift,
+        relative_drift=drift / float(path.scale) if float(path.scale) > 0 else drift,
+        loss_rise=float(path.loss_rise),
+        lowest_curvature=ends[0],
+        highest_curvature=ends[1],
+    )
+    return result.raise_if_failed() if throw else result
+
+
+def _curvatures(flow: _Flow, floats: PyTree) -> tuple[Estimate, Estimate]:
+    """Both ends of the Hessian's spectrum."""
+    hessian = linalg.flat_hessian(flow.loss, floats)
+    if hessian.size <= DENSE_LIMIT:
+        vectors = jnp.linalg.eigh(hessian.dense())[1]
+        low, high, matvecs, name = vectors[:, 0], vectors[:, -1], hessian.size, "dense"
+    else:
+        low, high, matvecs = linalg.extreme_eigenvectors(
+            hessian.matvec, hessian.size, hessian.dtype, key=jax.random.key(0), tolerance=1e-8
+        )
+        name = "lanczos"
+
+    def estimate(vector: Array) -> Estimate:
+        return Estimate(*linalg.eigenpair_residual(hessian.matvec, vector), "residual bound", name, matvecs + 2)
+
+    return estimate(low), estimate(high)
+
+
+def _is_saddle(lowest: Estimate | None, highest: Estimate | None, tolerance: float) -> bool:
+    if lowest is None or highest is None:
+        return False
+    low, high = float(lowest), float(highest)
+    # near a minimum the residual, of the order of the tolerance, bends the flat directions that much
+    return max(abs(low), abs(high)) == 0 or low < -max(1e-6, 100 * tolerance) * abs(high)
+
+
+def _scalar(value: float, floats: PyTree) -> Array:
+    return jnp.asarray(value, float_dtype(floats))
+
+
+def _in_range(argument: str, value: float, least: float, most: float) -> float:
+    if not (isinstance(value, int | float | np.number) and least <= value <= most):
+        raise UsageError(f"{argument}: got {value}, expected a number from {least:g} to {most:g}")
+    return float(value)
