@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -24,12 +23,7 @@ from flatmin.dynamics._base import float_dtype
 from flatmin.dynamics._run import strong
 from flatmin.dynamics.record import whole
 
-SOLVERS: dict[str, Callable[..., Any]] = {
-    "tsit5": diffrax.Tsit5,
-    "dopri5": diffrax.Dopri5,
-    "dopri8": diffrax.Dopri8,
-    "kvaerno5": diffrax.Kvaerno5,
-}
+SOLVERS = {"tsit5": "Tsit5", "dopri5": "Dopri5", "dopri8": "Dopri8", "kvaerno5": "Kvaerno5"}  # names in diffrax
 DENSE_LIMIT = 400  # parameters up to which the curvature at the end comes from a dense Hessian
 
 Sides = Callable[[PyTree], tuple[PyTree, PyTree]]
@@ -136,10 +130,13 @@ class _Flow(eqx.Module):
 
     def method(self):
         """Terms, solver and controller of diffrax."""
+        import diffrax  # as heavy as all the rest: only those who use a flow wait for it
+
         controller = diffrax.PIDController(rtol=self.rtol, atol=self.atol, pcoeff=0.4, icoeff=0.3)
-        solver = SOLVERS[self.solver]()
+        make = getattr(diffrax, SOLVERS[self.solver])
+        solver = make()
         if isinstance(solver, diffrax.AbstractImplicitSolver):
-            solver = SOLVERS[self.solver](root_finder=diffrax.VeryChord(rtol=self.rtol, atol=self.atol))
+            solver = make(root_finder=diffrax.VeryChord(rtol=self.rtol, atol=self.atol))
         return diffrax.ODETerm(lambda _, y, __: jax.tree.map(jnp.negative, self.slope(y)[1])), solver, controller
 
     def slope(self, floats: PyTree) -> tuple[Array, PyTree]:

@@ -68,7 +68,7 @@ def rank_one_distances(params: Layers) -> Float[Array, " L"]:
     return jnp.stack([_rank_one_distance(jnp.linalg.svd(W, compute_uv=False)) for W in params])
 
 
-def neighbour_cosines(params: Layers) -> Float[Array, " L-1"]:
+def neighbour_cosines(params: Layers) -> Float[Array, " pairs"]:
     """`|<u_l, v_{l+1}>|`: top left singular vector of `W_l` against top right singular vector of `W_{l+1}`.
 
     Args:
