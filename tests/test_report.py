@@ -544,3 +544,23 @@ def test_plot_data_is_json_with_all_points(page):
     plot = json.loads(found["plot-1-0-data"])
     assert {t["meta"] for t in plot["data"]} == {"SGD with label noise", "plain SGD"}
     assert plot["layout"]["yaxis"]["type"] == "log"
+
+
+def test_large_images_are_pixels_with_their_values():
+    import io
+
+    from PIL import Image
+
+    from flatmin.experiments.figures import ImagePanel
+    from flatmin.report.pixels import is_large, pixel_png
+
+    values = np.linspace(0, 1, 200 * 150).reshape(200, 150)
+    values[3, 4] = np.nan
+    panel = ImagePanel("large", values, limits=(0, 1))
+    assert is_large(panel)
+    assert not is_large(ImagePanel("small", np.eye(100)))
+    pixels = np.asarray(Image.open(io.BytesIO(pixel_png(panel))))
+    assert pixels.shape == (200, 150, 3)
+    seen = ~np.isnan(values)
+    np.testing.assert_array_equal(pixels[seen], np.rint(255 * values[seen]).astype(int)[:, None].repeat(3, axis=1))
+    assert len(set(pixels[3, 4])) > 1  # missing cells are not grey

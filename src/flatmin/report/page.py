@@ -14,11 +14,12 @@ from typing import Any
 
 from flatmin.experiments.certificates import Certificate
 from flatmin.experiments.claims import Claim
-from flatmin.experiments.figures import Figure, Panel, has_missing
+from flatmin.experiments.figures import Figure, ImagePanel, Panel, has_missing
 from flatmin.experiments.numbers import format_number
 from flatmin.experiments.runs import Run
 from flatmin.experiments.specs import Setting
 from flatmin.report import style
+from flatmin.report.pixels import is_large, pixel_png
 from flatmin.report.plotly_renderer import panel_to_plotly
 from flatmin.report.tables import ValueTable, value_tables
 
@@ -172,8 +173,14 @@ def _figure(number: int, name: str, figure: Figure, images: Mapping[str, bytes])
         heading = html.escape(style.panel_heading(index, panel.title, count))
         ident = f"plot-{number}-{index}"
         label = html.escape(f"{panel.title}. {figure.title}. Values in the table below.")
-        plain = json.loads(str(panel_to_plotly(panel, styles).to_json()))
         top = f"<h4>{heading}</h4>" if count > 1 else ""
+        if isinstance(panel, ImagePanel) and is_large(panel):
+            data = base64.b64encode(pixel_png(panel)).decode()
+            panels.append(
+                f'<div class="panel">{top}<img class="pixels" alt="{label}" src="data:image/png;base64,{data}"></div>'
+            )
+            continue
+        plain = json.loads(str(panel_to_plotly(panel, styles).to_json()))
         height = plain["layout"]["height"]
         panels.append(
             f'<div class="panel">{top}<div class="plot" id="{ident}" role="img" '
