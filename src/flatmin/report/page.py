@@ -161,8 +161,10 @@ def _settings(settings: tuple[Setting, ...]) -> str:
             )
         )
     ours = sum(s.origin == "ours" for s in settings)
-    text = f"{len(settings) - ours} of {len(settings)} settings are the paper’s; {ours} are ours."
-    return f"<p>{text}</p>{_table('Settings', ('Setting', 'Value', 'Origin', 'Meaning'), rows, stack=True)}"
+    text = f"<p>{len(settings) - ours} of {len(settings)} settings are the paper’s; {ours} are ours.</p>"
+    if ours == len(settings):  # no paper is reproduced
+        text = ""
+    return f"{text}{_table('Settings', ('Setting', 'Value', 'Origin', 'Meaning'), rows, stack=True)}"
 
 
 def _figure(number: int, name: str, figure: Figure, images: Mapping[str, bytes]) -> str:
