@@ -14,15 +14,12 @@ from flatmin.measurements._generic import right_vector as right_vector
 from flatmin.measurements._generic import row_gram as row_gram
 from flatmin.measurements._generic import take as take
 from flatmin.measurements._generic import twist_gram as twist_gram
-from flatmin.measurements.composite import MomentMeasurements as MomentMeasurements
 from flatmin.measurements.composite import ScaledMeasurements as ScaledMeasurements
-from flatmin.measurements.composite import SelectedMeasurements as SelectedMeasurements
 from flatmin.measurements.composite import StackedMeasurements as StackedMeasurements
 from flatmin.measurements.composite import SymmetrisedMeasurements as SymmetrisedMeasurements
 from flatmin.measurements.composite import scaled as scaled
 from flatmin.measurements.composite import stacked as stacked
 from flatmin.measurements.composite import symmetrised as symmetrised
-from flatmin.measurements.composite import with_moments as with_moments
 from flatmin.measurements.dense import DenseMeasurements as DenseMeasurements
 from flatmin.measurements.dense import bernoulli as bernoulli
 from flatmin.measurements.dense import dense as dense
@@ -33,6 +30,8 @@ from flatmin.measurements.function import FunctionMeasurements as FunctionMeasur
 from flatmin.measurements.function import from_function as from_function
 from flatmin.measurements.identity import IdentityMeasurements as IdentityMeasurements
 from flatmin.measurements.identity import identity as identity
+from flatmin.measurements.moments import MomentMeasurements as MomentMeasurements
+from flatmin.measurements.moments import with_moments as with_moments
 from flatmin.measurements.rank_one import LowRankMeasurements as LowRankMeasurements
 from flatmin.measurements.rank_one import bilinear_gaussian as bilinear_gaussian
 from flatmin.measurements.rank_one import rank_one as rank_one
@@ -41,3 +40,4 @@ from flatmin.measurements.regression import RegressionMeasurements as Regression
 from flatmin.measurements.regression import regression as regression
 from flatmin.measurements.rip import RipEstimate as RipEstimate
 from flatmin.measurements.rip import rip_lower_estimate as rip_lower_estimate
+from flatmin.measurements.selected import SelectedMeasurements as SelectedMeasurements

@@ -14,6 +14,7 @@ import lineax as lx
 from jaxtyping import Array, Float, Int
 
 from flatmin.measurements._base import AbstractMeasurements
+from flatmin.measurements.selected import SelectedMeasurements
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -219,9 +220,12 @@ def take(op: AbstractMeasurements, indices: Int[Array, " B"]) -> AbstractMeasure
     Returns:
         Measurements with `num_measurements = len(indices)`.
     """
-    from flatmin.measurements.composite import SelectedMeasurements
-
     return SelectedMeasurements(op, indices)
+
+
+@take.register
+def _(op: SelectedMeasurements, indices: Int[Array, " B"]):
+    return SelectedMeasurements(op.inner, op.indices[indices])
 
 
 def as_lineax(op: AbstractMeasurements) -> lx.AbstractLinearOperator:
