@@ -23,8 +23,8 @@ from flatmin.problems import RecoveryProblem
 NOISY = (0.05, 0.1, 0.15, 0.15, 0.15, 0.15)
 """Shares of the steps with full noise; the step size is chosen anew at the start of each."""
 
-ANNEALED, QUIET = 0.1, 0.15
-"""Shares with a third of the step size, and then without noise."""
+ANNEALED, QUIET = 0.1, 0.2
+"""Shares with a third of the step size, and then with the full one but without noise, to interpolate."""
 
 SAFETY = 0.25
 """Fraction of the largest step size that is stable in the mean square."""
@@ -102,7 +102,7 @@ def train_label_noise(
     batch = int(min(50, max(1, m // 4)))
     sigma = 1.0 if spec.noise is None else spec.noise
 
-    shares = [(share, 1.0, sigma) for share in NOISY] + [(ANNEALED, 1 / 3, sigma), (QUIET, 1 / 3, 0.0)]
+    shares = [(share, 1.0, sigma) for share in NOISY] + [(ANNEALED, 1 / 3, sigma), (QUIET, 1.0, 0.0)]
     ends = np.rint(np.cumsum([share for share, _, _ in shares]) / sum(s for s, _, _ in shares) * steps).astype(int)
     done, rates, curves = 0, [], []
     folder.mkdir(parents=True, exist_ok=True)
