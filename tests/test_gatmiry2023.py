@@ -32,7 +32,7 @@ def quick(tmp_path_factory):
     patch.setattr(Results, "__init__", remember)
     try:
         folder = tmp_path_factory.mktemp("cells")
-        seen["content"] = compute(SIZES["quick"](0), Context(folder))
+        seen["content"] = compute(SIZES["quick"](0), Context(folder, workers=1))
         seen["folder"] = folder
     finally:
         patch.undo()
@@ -87,7 +87,7 @@ def test_figures_have_the_curves_lines_and_units(quick):
 def test_same_spec_is_found_again_and_cells_are_reused(quick, tmp_path):
     spec = SIZES["quick"](0)
     started = []
-    context = Context(quick["folder"], progress=lambda name, done, total: started.append((name, done)))
+    context = Context(quick["folder"], workers=1, progress=lambda name, done, total: started.append((name, done)))
     run, computed = obtain_run(paper("gatmiry2023").experiment, spec, lambda s: compute(s, context), out=tmp_path)
     assert computed
     assert all(done in (0, 1) for _, done in started), "a finished cell was trained again"
@@ -111,7 +111,7 @@ def test_divergence_is_a_job_error_with_the_step(tmp_path):
     training = SIZES["quick"](0).training.model_copy(update={"schedules": wild})
     spec = SIZES["quick"](0).model_copy(update={"training": training})
     with pytest.raises(JobError, match=r"diverged at step \d+; lower the step sizes"):
-        compute(spec, Context(tmp_path))
+        compute(spec, Context(tmp_path, workers=1))
 
 
 def test_schedules_must_cover_the_depths():

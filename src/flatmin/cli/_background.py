@@ -89,10 +89,13 @@ def in_background(work: Callable[[], T], tracker: Tracker) -> T:
         finally:
             finished.set()
 
+    from flatmin.experiments.cells import roomy_threads
+
     thread = threading.Thread(target=run, daemon=True, name="flatmin-work")
     display = _terminal(tracker) if sys.stderr.isatty() else _Lines(tracker)
     with display:
-        thread.start()
+        with roomy_threads():
+            thread.start()
         try:
             while not finished.wait(0.1):
                 display.refresh()

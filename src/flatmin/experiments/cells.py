@@ -5,6 +5,7 @@ interrupted or failed run starts again where it stopped.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -12,7 +13,7 @@ import pathlib
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flatmin._core import JobError
@@ -60,6 +61,16 @@ class Cell:
     compute: Callable[[pathlib.Path, Callable[[int, int], None]], "xr.Dataset"]
 
 
+@contextlib.contextmanager
+def roomy_threads() -> Iterator[None]:
+    """Threads started in this block get 64 MiB of stack: compilers recurse deeply, and a full stack is a crash."""
+    before = threading.stack_size(64 * 2**20)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
+
+
 def compute_cells(cells: Mapping[Hashable, Cell], context: Context) -> dict[Any, "xr.Dataset"]:
     """Compute all cells, those found finished excepted.
 
@@ -93,7 +104,7 @@ def compute_cells(cells: Mapping[Hashable, Cell], context: Context) -> dict[Any,
 
     for cell in cells.values():
         context.progress(cell.name, 0, 0)
-    with concurrent.futures.ThreadPoolExecutor(max_workers=context.workers) as pool:
+    with roomy_threads(), concurrent.futures.ThreadPoolExecutor(max_workers=context.workers) as pool:
         futures = {label: pool.submit(work, cell) for label, cell in cells.items()}
         try:
             done, _ = concurrent.futures.wait(futures.values(), return_when="FIRST_EXCEPTION")
