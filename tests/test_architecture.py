@@ -22,6 +22,7 @@ ALLOWED = {
     "theory": {"_core", "measurements", "parameterizations"},
     "dynamics": {"_core"},
     "datasets": {"_core", "measurements"},
+    "linear_networks": {"_core"},
     "experiments": {
         "_core",
         "measurements",
@@ -33,6 +34,7 @@ ALLOWED = {
         "theory",
         "dynamics",
         "datasets",
+        "linear_networks",
     },
     "report": {"_core", "experiments"},
     "cli": {"_core", "datasets", "experiments", "report"},
