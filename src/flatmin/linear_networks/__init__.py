@@ -11,6 +11,7 @@ is 20 to 100 times faster on it. What makes it fast, and why it is a room of its
 Everything is compared with plain loops and autodiff in the tests.
 """
 
+from flatmin.linear_networks.curvature import HessianEnds as HessianEnds
 from flatmin.linear_networks.curvature import hessian_ends as hessian_ends
 from flatmin.linear_networks.curvature import lanczos_ends as lanczos_ends
 from flatmin.linear_networks.curvature import minimiser_sharpness as minimiser_sharpness

@@ -5,6 +5,8 @@ At a least-squares minimiser the sharpness is `2 lambda_max(Sigma^{1/2} T Sigma^
 all functions here return both ends, with their signs.
 """
 
+import concurrent.futures
+import os
 from typing import NamedTuple
 
 import jax
@@ -18,7 +20,8 @@ from flatmin.linear_networks._gradients import Moments, Samples, device_data, lo
 from flatmin.linear_networks.data import RegressionData
 from flatmin.linear_networks.network import Network, Weights
 
-_PARAMETERS_AT_ONCE = 3_000_000
+_ENTRIES_AT_ONCE = 1_000_000
+_LANCZOS_BLOCK = 64
 
 
 class HessianEnds(NamedTuple):
@@ -120,14 +123,15 @@ def hessian_ends(network: Network, data: RegressionData, weights: Weights) -> He
     reduced = sum(a + b for a, b in network.layer_shapes)
     dense = network.activation != "identity" or reduced >= network.num_parameters
     side = network.num_parameters if dense else reduced
-    at_once = max(1, _PARAMETERS_AT_ONCE // side**2)
-    parts = []
-    for begin in range(0, weights.runs, at_once):
-        piece = jax.tree.map(lambda x: x[..., begin : begin + at_once], weights)  # noqa: B023
-        if dense:
-            parts.append(_extremes(dense_hessians(network, data, piece)))
-        else:
-            parts.append(_extremes(_reduced_hessians(network, data, piece)))
+    at_once = max(1, _ENTRIES_AT_ONCE // side**2)
+
+    def ends(begin: int) -> tuple[np.ndarray, np.ndarray]:
+        piece = jax.tree.map(lambda x: np.asarray(x)[..., begin : begin + at_once], weights)
+        return _extremes((dense_hessians if dense else _reduced_hessians)(network, data, piece))
+
+    # LAPACK leaves Python's lock: the pieces run side by side
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        parts = list(pool.map(ends, range(0, weights.runs, at_once)))
     lowest, highest = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
     return HessianEnds(highest, lowest, np.where(np.isnan(highest), np.nan, 0) * np.ones((2, 1)))
 
@@ -145,7 +149,7 @@ def _reduced_hessians(network: Network, data: RegressionData, weights: Weights) 
     start_a = np.concatenate([[0], np.cumsum(size_a)])
     start_b = start_a[-1] + np.concatenate([[0], np.cumsum(size_b)])
     runs = w.shape[0]
-    B = np.zeros((runs, start_b[-1], start_b[-1]))
+    B = np.zeros((runs, start_b[-1], start_b[-1]))  # rows: all a, then all b
     Q = np.concatenate(right, axis=1)
     na = start_a[-1]
     B[:, :na, :na] = 2 * (Q @ data.covariance) @ np.swapaxes(Q, 1, 2)
@@ -157,22 +161,29 @@ def _reduced_hessians(network: Network, data: RegressionData, weights: Weights) 
             B[:, a, b] = product
             B[:, b, a] = np.swapaxes(product, 1, 2)
             product = layers[later] @ product
-    root = np.broadcast_to(np.eye(start_b[-1]), B.shape).copy()
     for k in range(trained):
-        a, b = slice(start_a[k], start_a[k + 1]), slice(start_b[k], start_b[k + 1])
-        norm_u, norm_v = (np.linalg.norm(x, axis=1)[:, None] for x in (left[k], v[k]))
-        u = np.divide(left[k], norm_u, out=np.zeros_like(left[k]), where=norm_u > 0)
-        r = np.divide(v[k], norm_v, out=np.zeros_like(v[k]), where=norm_v > 0)
-        # the square root of [[1, 1], [1, 1]] on the pair (v, u), the identity elsewhere; then D
-        half = np.sqrt(0.5)
-        root[:, a, a] += (half - 1) * r[:, :, None] * r[:, None]
-        root[:, b, b] += (half - 1) * u[:, :, None] * u[:, None]
-        root[:, a, b] = half * r[:, :, None] * u[:, None]
-        root[:, b, a] = half * u[:, :, None] * r[:, None]
-        root[:, a, :] *= norm_u[:, :, None]
-        root[:, b, :] *= norm_v[:, :, None]
-    reduced = np.swapaxes(root, 1, 2) @ B @ root
-    return (reduced + np.swapaxes(reduced, 1, 2)) / 2
+        a, b = np.arange(start_a[k], start_a[k + 1]), np.arange(start_b[k], start_b[k + 1])
+        block, root = np.concatenate([a, b]), _gram_root(left[k], v[k])
+        B[:, block, :] = np.swapaxes(root, 1, 2) @ B[:, block, :]
+        B[:, :, block] = B[:, :, block] @ root
+    return (B + np.swapaxes(B, 1, 2)) / 2
+
+
+def _gram_root(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """R with `R R^T` the Gram matrix of `dW -> (dW^T u, dW v)`: R = D K^{1/2}; u (runs, i), v (runs, j)."""
+    norm_u, norm_v = (np.linalg.norm(x, axis=1)[:, None] for x in (u, v))
+    u = np.divide(u, norm_u, out=np.zeros_like(u), where=norm_u > 0)
+    v = np.divide(v, norm_v, out=np.zeros_like(v), where=norm_v > 0)
+    j, half = v.shape[1], np.sqrt(0.5)
+    root = np.broadcast_to(np.eye(j + u.shape[1]), (len(u), j + u.shape[1], j + u.shape[1])).copy()
+    # the square root of [[1, 1], [1, 1]] on the pair (v, u), the identity elsewhere
+    root[:, :j, :j] += (half - 1) * v[:, :, None] * v[:, None]
+    root[:, j:, j:] += (half - 1) * u[:, :, None] * u[:, None]
+    root[:, :j, j:] = half * v[:, :, None] * u[:, None]
+    root[:, j:, :j] = half * u[:, :, None] * v[:, None]
+    root[:, :j] *= norm_u[:, :, None]
+    root[:, j:] *= norm_v[:, :, None]
+    return root
 
 
 @compiled
@@ -236,12 +247,21 @@ def lanczos_ends(
     dtype = weights.inner.dtype
     leaves, tree = jax.tree.flatten(weights)
     keys = jax.random.split(key, len(leaves))
-    start = [jax.random.normal(k, x.shape[:-1], dtype) for k, x in zip(keys, leaves, strict=True)]
-    start = jax.tree.unflatten(tree, [jnp.broadcast_to(s[..., None], x.shape) for s, x in zip(start, leaves, strict=True)])
+    start = jax.tree.unflatten(
+        tree, [jax.random.normal(k, (*x.shape[:-1], 1), dtype) for k, x in zip(keys, leaves, strict=True)]
+    )
     basis = jnp.zeros((matvecs, 1), dtype)  # its length is static
-    found = _lanczos(network, device_data(network, data, dtype), weights, start, basis)
-    highest, lowest, residual = (np.asarray(x) for x in found)
-    return HessianEnds(highest, lowest, residual)
+    device, runs = device_data(network, data, dtype), weights.runs
+    block = min(_LANCZOS_BLOCK, runs)
+
+    def piece(begin: int) -> list[np.ndarray]:
+        index = np.minimum(np.arange(begin, begin + block), runs - 1)  # padded: one compilation
+        part = jax.tree.map(lambda x: x[..., index], weights)
+        return [np.asarray(x)[..., : runs - begin] for x in _lanczos(network, device, part, start, basis)]
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        parts = list(pool.map(piece, range(0, runs, block)))
+    return HessianEnds(*(np.concatenate(x, axis=-1) for x in zip(*parts, strict=True)))
 
 
 @compiled
@@ -264,6 +284,7 @@ def _lanczos(network: Network, data: Moments | Samples, weights: Weights, start:
         return jax.tree.map(lambda a: a * factor.reshape((1,) * (a.ndim - 1) + (runs,)), x)
 
     tiny = jnp.finfo(dtype).tiny
+    start = jax.tree.map(lambda s, x: jnp.broadcast_to(s, x.shape), start, weights)
     v = scale(start, 1 / jnp.sqrt(dot(start, start)))
 
     def body(carry, _):

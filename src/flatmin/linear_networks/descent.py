@@ -230,10 +230,13 @@ def _assemble(network, data, runs, marks, tasks, done, snapshots) -> Descent:
         for j, record in enumerate(block["records"]):
             # past its bound a run is over, also where the bound was passed at the very last step
             fine = record["loss"] <= block["bound"]
-            loss[members, j] = np.where(fine, record["loss"], np.nan)
-            if "end_to_end" in record:
-                away = record["end_to_end"].astype(np.float64) - data.solution[:, None]
-                distance[members, j] = np.where(fine, np.mean(away**2, axis=0), np.nan)
+            if "end_to_end" not in record:
+                loss[members, j] = np.where(fine, record["loss"], np.nan)
+            else:
+                # float64 from here on: single precision sums lose the small losses of underdetermined problems
+                away = np.where(fine, record["end_to_end"].astype(np.float64), np.nan) - data.solution[:, None]
+                loss[members, j] = np.mean((data.inputs @ away) ** 2, axis=0) + data.least_loss
+                distance[members, j] = np.mean(away**2, axis=0)
         ended_badly = ~(block["records"][-1]["loss"] <= block["bound"])
         diverged_at[members] = np.where(ended_badly, block["alive"], -1)
 
