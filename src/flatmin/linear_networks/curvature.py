@@ -312,30 +312,37 @@ def _tridiagonal_top(alphas: Float[Array, "m R"], betas: Float[Array, "m R"]) ->
     lower = jnp.max(alphas, axis=0)
     floor = eps * jnp.maximum(jnp.max(jnp.abs(alphas) + inner + outer, axis=0), jnp.finfo(alphas.dtype).tiny)
 
-    def pivots(theta):
-        q = alphas[0] - theta
-        found = [q]
-        for i in range(1, count):
-            q = alphas[i] - theta - inner[i] ** 2 / jnp.where(jnp.abs(q) < floor, -floor, q)
-            found.append(q)
-        return found
+    squares = inner**2
+    unroll = count if count <= 24 else 8
+
+    def above(theta):
+        """Whether an eigenvalue lies above theta: whether any pivot is positive."""
+
+        def pivot(carry, row):
+            q, found = carry
+            alpha, square = row
+            q = alpha - theta - square / jnp.where(jnp.abs(q) < floor, -floor, q)
+            return (q, found | (q > 0)), None
+
+        first = (jnp.ones_like(theta), jnp.zeros(theta.shape, bool))
+        return jax.lax.scan(pivot, first, (alphas, squares), unroll=unroll)[0][1]
 
     def halve(_, ends):
         low, high = ends
         middle = (low + high) / 2
-        q = pivots(middle)
-        above = q[0] > 0
-        for p in q[1:]:
-            above = above | (p > 0)  # an eigenvalue lies above the middle
-        return jnp.where(above, middle, low), jnp.where(above, high, middle)
+        upward = above(middle)
+        return jnp.where(upward, middle, low), jnp.where(upward, high, middle)
 
     low, high = jax.lax.fori_loop(0, 60 if alphas.dtype == jnp.float64 else 30, halve, (lower, upper))
     theta = (low + high) / 2
     # eigenvector upwards from s_m = 1, the direction in which it grows: s_i = -p_{i+1} / beta_i s_{i+1}, p the pivots from below
-    pivot = alphas[-1] - theta
-    s, squares = jnp.ones_like(theta), jnp.ones_like(theta)
-    for i in range(count - 2, -1, -1):
-        s = jnp.minimum(jnp.abs(pivot) / jnp.maximum(betas[i], floor) * s, largest)
-        squares = squares + s**2
-        pivot = alphas[i] - theta - betas[i] ** 2 / jnp.where(jnp.abs(pivot) < floor, -floor, pivot)
-    return theta, betas[-1] / jnp.sqrt(squares) + 4 * floor
+    def grow(carry, row):
+        pivot, s, total = carry
+        alpha, beta = row
+        s = jnp.minimum(jnp.abs(pivot) / jnp.maximum(beta, floor) * s, largest)
+        pivot = alpha - theta - beta**2 / jnp.where(jnp.abs(pivot) < floor, -floor, pivot)
+        return (pivot, s, total + s**2), None
+
+    first = (alphas[-1] - theta, jnp.ones_like(theta), jnp.ones_like(theta))
+    (_, _, total), _ = jax.lax.scan(grow, first, (alphas[:-1], betas[:-1]), reverse=True, unroll=min(unroll, count - 1))
+    return theta, betas[-1] / jnp.sqrt(total) + 4 * floor

@@ -147,7 +147,7 @@ def quick(seed: int) -> Marion2024:
     """A reduced size for tests: the same code, seconds."""
     whole = full(seed)
     over = Regression(num_samples=20, dimension=3, noise=1.0)
-    small = {"regression": over, "depth": 5}
+    small = {"regression": over, "depth": 6}
     return Marion2024(
         mlp=whole.mlp.model_copy(
             update=small
