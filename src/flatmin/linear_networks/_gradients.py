@@ -39,17 +39,17 @@ def device_data(network: Network, data: RegressionData, dtype) -> Moments | Samp
 
 def _row(u: Float[Array, "i R"], W: Float[Array, "i j R"]) -> Float[Array, "j R"]:
     """`u^T W`."""
-    total = u[0] * W[0]
+    total = u[0][None] * W[0]
     for i in range(1, W.shape[0]):
-        total = total + u[i] * W[i]
+        total = total + u[i][None] * W[i]
     return total
 
 
 def _column(W: Float[Array, "i j R"], v: Float[Array, "j R"]) -> Float[Array, "i R"]:
     """`W v`."""
-    total = W[:, 0] * v[0]
+    total = W[:, 0] * v[0][None]
     for j in range(1, W.shape[1]):
-        total = total + W[:, j] * v[j]
+        total = total + W[:, j] * v[j][None]
     return total
 
 
@@ -74,9 +74,9 @@ def _down(network: Network, weights: Weights):
 def excess_loss(moments: Moments, w: Float[Array, "d R"]) -> tuple[Array, Array]:
     """`(w - w*)^T Sigma (w - w*)` and `Sigma (w - w*)`; no cancellation near the minimum."""
     away = w - moments.solution[:, None]
-    pull = moments.covariance[:, 0, None] * away[0]
+    pull = moments.covariance[:, 0, None] * away[0][None]
     for j in range(1, away.shape[0]):
-        pull = pull + moments.covariance[:, j, None] * away[j]
+        pull = pull + moments.covariance[:, j, None] * away[j][None]
     total = away[0] * pull[0]
     for j in range(1, away.shape[0]):
         total = total + away[j] * pull[j]
@@ -93,7 +93,7 @@ def sweep_linear(
     w, lefts, bottom = _down(network, weights)
     excess, pull = excess_loss(moments, w)
     loss = excess + moments.least_loss
-    v = jnp.where(loss <= bound, 2 * rate, jnp.nan) * pull
+    v = jnp.where(loss <= bound, 2 * rate, jnp.nan)[None] * pull
     first = None
     if weights.first is not None:
         first = weights.first - bottom[:, None] * v[None]
@@ -172,7 +172,7 @@ def sweep_activated(
     prediction = _row(weights.last, h)
     residual = prediction - samples.outputs[:, None]
     loss = jnp.mean(residual**2, axis=0)
-    g = jnp.where(loss <= bound, (2 / n) * rate, jnp.nan) * residual
+    g = jnp.where(loss <= bound, (2 / n) * rate, jnp.nan)[None] * residual
     last = weights.last - _outer(g[None], h)[0]
 
     def down(delta, layer):
