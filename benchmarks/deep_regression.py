@@ -1,11 +1,12 @@
 """Deep linear regression: the one-run-at-a-time loop against the batched engine.
 
-Run `python -m benchmarks.deep_regression [--quick]`. Rows: the loop and the engine with sharpness every 5 steps (equal work), without,
-and experiment 1 of Marion & Chizat 2024 (13.2 million steps in 1,600 runs) warm and with compilation.
+Run `python -m benchmarks.deep_regression [--quick]`. Rows: the loop and the engine with sharpness every 5
+steps (equal work), without, and experiment 1 of Marion & Chizat 2024 (13.2 million steps in 1,600 runs) warm and with
+compilation.
 
-The baseline is how such an experiment is written plainly in JAX: for each run a jitted step of autodiff gradient descent on the data,
-called from Python, and every 5 steps a jitted sharpness by 20 power iterations on the norm of Hv. The engine's sharpness is by
-20 Lanczos matvecs: as many Hessian-vector products, but signed, both ends, with a residual.
+The baseline is how such an experiment is written plainly in JAX: for each run a jitted step of autodiff gradient
+descent on the data, called from Python, and every 5 steps a jitted sharpness by 20 power iterations on the
+norm of Hv. The engine's sharpness is by 20 Lanczos matvecs: as many Hessian-vector products, but signed, both ends, with a residual.
 """
 
 import statistics
@@ -23,7 +24,7 @@ RATE, SCALE = 0.02, 0.35
 
 
 def problem() -> RegressionData:
-    """n = 50, d = 5, `||w*|| = 1`."""
+    """N = 50, d = 5, `||w*|| = 1`."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(50, DIMENSION))
     y = X @ rng.normal(size=DIMENSION) + rng.normal(size=50)
@@ -126,7 +127,9 @@ def run(quick: bool = False) -> list[dict]:
     """
     data = problem()
     repetitions, loop_steps, runs, steps = (3, 200, 256, 100) if quick else (7, 1_000, 512, 200)
-    layers = tuple(jnp.asarray(W) for W in Network(DIMENSION, DEPTH).initial(jax.random.key(0), np.array([SCALE])).of_run(0))
+    layers = tuple(
+        jnp.asarray(W) for W in Network(DIMENSION, DEPTH).initial(jax.random.key(0), np.array([SCALE])).of_run(0)
+    )
     first = experiment_1(data, 100 if quick else 1)
     rows = []
     for name, sharp in (("sharpness every 5 steps", True), ("no sharpness", False)):
@@ -138,7 +141,9 @@ def run(quick: bool = False) -> list[dict]:
         rows.append(_ratio(f"one step of one run, {name}", slow, fast, "µs"))
     warm = sorted(experiment_1(data, 100 if quick else 1) for _ in range(3))
     size = "1/100 of the steps" if quick else "13.2 million steps, 1,600 runs"
-    rows.append({"name": f"experiment 1, {size}, warm", "flatmin": warm[1], "low": warm[0], "high": warm[-1], "unit": "s"})
+    rows.append(
+        {"name": f"experiment 1, {size}, warm", "flatmin": warm[1], "low": warm[0], "high": warm[-1], "unit": "s"}
+    )
     rows.append({"name": f"experiment 1, {size}, with compilation", "flatmin": first, "unit": "s"})
     return rows
 

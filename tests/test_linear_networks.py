@@ -76,7 +76,7 @@ def test_every_step_is_gradient_descent(name):
             assert result.loss[run, step] == pytest.approx(float(value), rel=1e-10)
             for got, want in zip(result.snapshots[step].of_run(run), layers, strict=True):
                 np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
-            layers = jax.tree.map(lambda W, g: W - rates[run] * g, layers, slope)
+            layers = jax.tree.map(lambda W, g, rate=rates[run]: W - rate * g, layers, slope)
     assert result.loss[0, 0] != result.loss[0, 6]
 
 
@@ -98,10 +98,7 @@ def test_curvature_is_that_of_the_dense_hessian_with_its_sign(name):
     loss = plain_loss(network, data)
     back = ravel_pytree(points.of_run(0))[1]
     hessian = jax.jit(jax.hessian(lambda v: loss(back(v))))
-    spectra = []
-    for run in range(RUNS):
-        spectra.append(np.linalg.eigvalsh(hessian(ravel_pytree(points.of_run(run))[0])))
-    spectra = np.array(spectra)
+    spectra = np.array([np.linalg.eigvalsh(hessian(ravel_pytree(points.of_run(run))[0])) for run in range(RUNS)])
     ends = hessian_ends(network, data, points)
     np.testing.assert_allclose(ends.highest, spectra[:, -1], rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(ends.lowest, spectra[:, 0], rtol=1e-9, atol=1e-10)

@@ -111,7 +111,13 @@ def test_intervals():
 
 def test_critical_rate_is_not_measured_when_nothing_fails(quick):
     runs = next(iter(quick["results"].depths.values()))
-    assert np.isnan(measured_critical_rate(runs.assign(final_loss=0 * runs.final_loss + runs.least_loss)))
+    assert np.isnan(
+        measured_critical_rate(
+            runs.assign(
+                final_loss=("run", np.full(runs.sizes["run"], runs.least_loss)), diverged_at=0 * runs.diverged_at - 1
+            )
+        )
+    )
 
 
 def regression_example():
@@ -144,7 +150,9 @@ def test_activated_preset(activation):
     residual = (W3 @ act(W2 @ act(W1 @ X.T)))[0] - y
     assert float(problem.loss(params)) == pytest.approx(float(jnp.mean(residual**2)), rel=1e-12)
     some = jnp.array([2, 2, 5])
-    assert float(problem.batch_loss(params, some, None)) == pytest.approx(float(jnp.mean(residual[some] ** 2)), rel=1e-12)
+    assert float(problem.batch_loss(params, some, None)) == pytest.approx(
+        float(jnp.mean(residual[some] ** 2)), rel=1e-12
+    )
 
 
 def test_presets_tell_mistakes(unchecked):

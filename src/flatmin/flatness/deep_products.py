@@ -33,7 +33,7 @@ def partial_products(params: tuple[Array, ...]) -> tuple[list[Scaled | None], li
     """`([P_1..P_L], [Q_1..Q_L])`, each scaled; `None` stands for the identity (`P_L` and `Q_1`)."""
     layers = [normalise(W) for W in params]
 
-    def multiply(left: Scaled, right: Scaled) -> Scaled:
+    def multiply(left: tuple[Array, Array], right: tuple[Array, Array]) -> Scaled:
         product, extra = normalise(jnp.matmul(left[0], right[0], precision=jax.lax.Precision.HIGHEST))
         return product, left[1] + right[1] + extra
 

@@ -50,7 +50,11 @@ def _(parameterization: DeepMatrix, problem, params):
 def _(parameterization: ResidualChain, problem, params):
     # a deep product whose last factor is not trained
     factors = (*params, parameterization.readout.astype(params[0].dtype))
-    return deep_layer_traces(DeepMatrix((params[0].shape[1],) * len(factors) + (len(parameterization.readout),)), problem.measurements, factors)[:-1]
+    return deep_layer_traces(
+        DeepMatrix((params[0].shape[1],) * len(factors) + (len(parameterization.readout),)),
+        problem.measurements,
+        factors,
+    )[:-1]
 
 
 @_block_traces.register

@@ -1,10 +1,10 @@
 """Batches of small regression networks trained side by side: one output, hundreds of runs, one compilation.
 
-`flatmin.dynamics` runs any rule on any objective; this room runs one rule, gradient descent, on one family of problems, and
-is 20 to 100 times faster on it. What makes it fast, and why it is a room of its own:
+`flatmin.dynamics` runs any rule on any objective; this room runs one rule, gradient descent, on one family of
+problems, and is 20 to 100 times faster on it. What makes it fast, and why it is a room of its own:
 
 - a linear network sees its data only through `Sigma = X^T X / n` and `w*`, so a step costs O(L d^2), whatever n;
-- the gradient of a layer is the outer product of two vectors, found by one recursion down and one up: no matrix product;
+- the gradient of a layer is the outer product of two vectors, found by a recursion down and one up: no matrix product;
 - the run is the last axis of every array, so that each instruction works on neighbouring runs;
 - runs are cut into blocks that fit a core's cache, one block a thread.
 

@@ -51,7 +51,7 @@ def advance(
     alive: Int[Array, " R"],
     steps: Int[Array, ""],
 ) -> tuple[Weights, Int[Array, " R"]]:
-    """`steps` steps (traced: any number in one compilation); `alive` counts the steps taken from a loss within bounds."""
+    """`steps` steps (traced: one compilation for any number); `alive` counts those from a loss within bounds."""
 
     def body(_, carry):
         weights, alive = carry

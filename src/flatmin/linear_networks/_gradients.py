@@ -1,7 +1,7 @@
 """Loss and gradient of many runs at once, as vector recursions in batch-last layout.
 
-Shapes: d features, w width, k inner layers, n samples, R runs. Sums over small axes are written out, because a sum of slices
-vectorises over the runs, and a reduction does not.
+Shapes: d features, w width, k inner layers, n samples, R runs. Sums over small axes are written out, because a sum of
+slices vectorises over the runs, and a reduction does not.
 """
 
 from typing import NamedTuple
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from flatmin._core import UsageError
 from flatmin.linear_networks.data import RegressionData
 from flatmin.linear_networks.network import Network, Weights
 
@@ -61,7 +62,6 @@ def end_to_end(network: Network, weights: Weights) -> Float[Array, "d R"]:
 def _down(network: Network, weights: Weights):
     """From the output to the input: the end-to-end vector, and what stands left of each layer."""
     if weights.last is None:
-        assert network.output_vector is not None
         p = jnp.asarray(network.output_vector, weights.inner.dtype)
         top = jnp.broadcast_to(p[:, None], (p.shape[0], weights.runs))
     else:
@@ -150,6 +150,12 @@ def _outer(g: Float[Array, "i n R"], h: Float[Array, "j n R"]) -> Float[Array, "
     return total
 
 
+def _last(weights: Weights) -> Float[Array, "w R"]:
+    if weights.last is None:
+        raise UsageError("weights: got a residual network, expected an MLP")
+    return weights.last
+
+
 def sweep_activated(
     network: Network, samples: Samples, weights: Weights, rate: Float[Array, " R"], bound: Array
 ) -> tuple[Array, Weights]:
@@ -158,7 +164,7 @@ def sweep_activated(
     d, n = samples.inputs.shape
     runs = weights.runs
     h = jnp.broadcast_to(samples.inputs[:, :, None], (d, n, runs))
-    assert weights.last is not None
+    top = _last(weights)
 
     def up(h, W):
         # the barrier keeps z from being computed once for the value and once for the derivative
@@ -169,18 +175,18 @@ def sweep_activated(
     if weights.first is not None:
         h, bottom = up(h, weights.first)
     h, (hs, slopes) = jax.lax.scan(up, h, weights.inner)
-    prediction = _row(weights.last, h)
+    prediction = _row(top, h)
     residual = prediction - samples.outputs[:, None]
     loss = jnp.mean(residual**2, axis=0)
     g = jnp.where(loss <= bound, (2 / n) * rate, jnp.nan)[None] * residual
-    last = weights.last - _outer(g[None], h)[0]
+    last = top - _outer(g[None], h)[0]
 
     def down(delta, layer):
         W, h, slope = layer
         delta = jax.lax.optimization_barrier(delta * slope)
         return _apply_transposed(W, delta), W - _outer(delta, h)
 
-    delta, inner = jax.lax.scan(down, weights.last[:, None] * g[None], (weights.inner, hs, slopes), reverse=True)
+    delta, inner = jax.lax.scan(down, top[:, None] * g[None], (weights.inner, hs, slopes), reverse=True)
     first = None
     if weights.first is not None and bottom is not None:
         _, first = down(delta, (weights.first, *bottom))
@@ -205,5 +211,4 @@ def loss_of(network: Network, data: Moments | Samples, weights: Weights) -> Floa
     if weights.first is not None:
         h = act(_apply(weights.first, h))[0]
     h, _ = jax.lax.scan(lambda h, W: (act(_apply(W, h))[0], None), h, weights.inner)
-    assert weights.last is not None
-    return jnp.mean((_row(weights.last, h) - data.outputs[:, None]) ** 2, axis=0)
+    return jnp.mean((_row(_last(weights), h) - data.outputs[:, None]) ** 2, axis=0)

@@ -1,8 +1,8 @@
 """Curvature of many runs: exact at minimisers, exact and signed everywhere, or by Lanczos with a residual.
 
 At a least-squares minimiser the sharpness is `2 lambda_max(Sigma^{1/2} T Sigma^{1/2})` with
-`T = sum_l ||P_l||^2 Q_l^T Q_l` [theory, Sec 1]. Away from one the Hessian has a second part, and largest |lambda| is not largest lambda:
-all functions here return both ends, with their signs.
+`T = sum_l ||P_l||^2 Q_l^T Q_l` [theory, Sec 1]. Away from one the Hessian has a second part, and the largest
+|lambda| need not be the largest lambda: all functions here return both ends, with their signs.
 """
 
 import concurrent.futures
@@ -84,9 +84,7 @@ def minimiser_sharpness(network: Network, data: RegressionData, weights: Weights
         UsageError: for a network with an activation.
     """
     left, right = _sides(_linear_layers(network, weights), network.depth)
-    T = sum(
-        np.sum(u**2, axis=1)[:, None, None] * (np.swapaxes(Q, 1, 2) @ Q) for u, Q in zip(left, right, strict=True)
-    )
+    T = sum(np.sum(u**2, axis=1)[:, None, None] * (np.swapaxes(Q, 1, 2) @ Q) for u, Q in zip(left, right, strict=True))
     values, vectors = np.linalg.eigh(data.covariance)
     root = vectors * np.sqrt(np.maximum(values, 0))
     return _extremes(2 * root.T @ T @ root)[1]
@@ -105,8 +103,8 @@ def _extremes(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def hessian_ends(network: Network, data: RegressionData, weights: Weights) -> HessianEnds:
     """Both ends of the full Hessian at any point, dense and in float64.
 
-    For linear networks the Hessian lives on `{u_l a^T} + {b v_l^T}` of each layer (u_l = P_l^T, v_l = Q_l grad_w f): a symmetric
-    matrix of size `sum_l (d_l + d_{l-1})` has its non-zero spectrum, which is about d/2 times smaller and exact. Networks with
+    For linear networks the Hessian lives on `{u_l a^T} + {b v_l^T}` of each layer (u_l = P_l^T, v_l = Q_l grad_w f): a
+    symmetric matrix of size `sum_l (d_l + d_{l-1})`, about d/2 times smaller, has its non-zero spectrum. Networks with
     an activation take the dense autodiff Hessian.
 
     Args:
@@ -277,7 +275,10 @@ def _lanczos(network: Network, data: Moments | Samples, weights: Weights, start:
     _, matvec = jax.linearize(gradient, weights)
 
     def dot(x, y):
-        parts = [jnp.sum((a * b).reshape(-1, runs), axis=0) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)]
+        parts = [
+            jnp.sum((a * b).reshape(-1, runs), axis=0)
+            for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
+        ]
         return sum(parts[1:], parts[0])
 
     def scale(x, factor):
@@ -335,7 +336,8 @@ def _tridiagonal_top(alphas: Float[Array, "m R"], betas: Float[Array, "m R"]) ->
 
     low, high = jax.lax.fori_loop(0, 60 if alphas.dtype == jnp.float64 else 30, halve, (lower, upper))
     theta = (low + high) / 2
-    # eigenvector upwards from s_m = 1, the direction in which it grows: s_i = -p_{i+1} / beta_i s_{i+1}, p the pivots from below
+
+    # eigenvector from s_m = 1 up, the way it grows: s_i = -p_{i+1} / beta_i s_{i+1}, p the pivots from below
     def grow(carry, row):
         pivot, s, total = carry
         alpha, beta = row

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import math
 import os
 import threading
 import time
@@ -73,8 +74,8 @@ def descend(
 ) -> Descent:
     """Gradient descent `W_l <- W_l - eta grad_l f`, `f = (1/n) ||prediction - y||^2`, for many runs.
 
-    Cost O(L w^2) a run and step for linear networks, O(L n w^2) with an activation. One compilation for a network, a block
-    size and a precision: learning rates, scales, numbers of steps and data are arrays.
+    Cost O(L w^2) a run and step for linear networks, O(L n w^2) with an activation. One compilation for a network, a
+    block size and a precision: learning rates, scales, numbers of steps and data are arrays.
 
     Args:
         network: the network.
@@ -136,16 +137,16 @@ def _per_run(name: str, value: ArrayLike, runs: int, dtype) -> np.ndarray:
 
 
 def _block_size(network: Network, data: RegressionData, count: np.ndarray, threads: int, itemsize: int) -> int:
-    """As many runs as fit the cache, but no more than give every thread a share of the longest group; a multiple of 16."""
+    """As many runs as fit the cache, at most a thread's share of the longest group; a multiple of 16."""
     numbers = network.num_parameters + 2 * network.depth * network.width
     if network.activation != "identity":
         numbers += 2 * (network.depth + 1) * network.width * len(data.outputs)
     fits = max(_CACHE_BYTES // (numbers * itemsize), 4 * _LANES if network.activation != "identity" else _LANES)
     lengths, sizes = np.unique(count, return_counts=True)
     longest = sizes[np.argmax(lengths * sizes)]
-    share = -(-int(longest) // threads)
-    pieces = -(-share // int(fits))
-    return max(_LANES, -(-(-(-share // pieces)) // _LANES) * _LANES)
+    share = math.ceil(longest / threads)
+    pieces = math.ceil(share / fits)
+    return max(_LANES, math.ceil(share / pieces / _LANES) * _LANES)
 
 
 def _blocks(count: np.ndarray, block: int) -> list[np.ndarray]:

@@ -88,15 +88,16 @@ class Network(eqx.Module):
             )
         if not residual and output_vector is not None:
             raise UsageError("output_vector: an MLP trains its last layer; use form='residual' for a fixed one")
+        unit = None
         if residual:
             vector = np.ones(dimension) if output_vector is None else np.asarray(output_vector, dtype=np.float64)
             if vector.shape != (dimension,) or not np.linalg.norm(vector) > 0:
                 raise UsageError(
                     f"output_vector: got shape {vector.shape}, expected ({dimension},) and a norm above zero"
                 )
-            output_vector = vector / np.linalg.norm(vector)
+            unit = vector / np.linalg.norm(vector)
         self.dimension, self.depth, self.width = int(dimension), int(depth), int(width)
-        self.form, self.activation, self.output_vector = form, activation, output_vector
+        self.form, self.activation, self.output_vector = form, activation, unit
 
     @property
     def num_parameters(self) -> int:
@@ -116,7 +117,7 @@ class Network(eqx.Module):
         return tuple(zip(widths[1:], widths[:-1], strict=True))
 
     def initial(self, key: Key[Array, ""], scales: ArrayLike, dtype: str = "float32") -> Weights:
-        """Random weights: entries `s N(0, 1)` for an MLP, `W_l = I + s / sqrt(L d) N_l` in the residual form [M, Sec 5].
+        """Random weights: entries `s N(0, 1)`, or `W_l = I + s / sqrt(L d) N_l` in the residual form [M, Sec 5].
 
         Args:
             key: random key; run r uses `fold_in(key, r)`, so that its weights do not depend on the other runs.
@@ -163,11 +164,10 @@ class Network(eqx.Module):
             raise UsageError(f"layers: got shapes {got} before the run axis, expected {self.layer_shapes}")
         last = None
         if self.form == "mlp":
-            *layers, last = layers
-            last = last[0]
+            layers, last = layers[:-1], layers[-1][0]
         first = None
         if layers and self.width != self.dimension:
-            first, *layers = layers
+            first, layers = layers[0], layers[1:]
         runs = (last if last is not None else layers[0]).shape[-1]
         dtype = (last if last is not None else layers[0]).dtype
         width = self.width if self.depth > 1 or self.form == "residual" else self.dimension

@@ -59,7 +59,9 @@ class ResidualChain(AbstractParameterization):
         return DeepMatrix((d,) * (self.depth + 1)).init_params(key, scheme)
 
 
-def residual_chain(matrix_shape: tuple[int, int], depth: int, readout: Float[Array, "..."] | None = None) -> ResidualChain:
+def residual_chain(
+    matrix_shape: tuple[int, int], depth: int, readout: Float[Array, "..."] | None = None
+) -> ResidualChain:
     """A residual chain.
 
     Args:

@@ -34,7 +34,7 @@ class ActivatedRegression(AbstractObjective):
 
     @property
     def num_samples(self) -> int:
-        """n q, one loss for each output of each sample."""
+        """N q, one loss for each output of each sample."""
         return self.outputs.size
 
     def init_params(self, key: Key[Array, ""], scheme: AbstractScheme) -> tuple[Array, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 from scipy.stats import norm
 
 from flatmin.experiments.figures import Axis, Figure, Panel, ReferenceLine, Series
@@ -64,10 +65,10 @@ def geometric(values: np.ndarray) -> tuple[float, float, float]:
     """
     logs = np.log(values[values > 0])
     if not logs.size:
-        return (np.nan,) * 3
+        return np.nan, np.nan, np.nan
     middle = logs.mean()
     half = Z * logs.std(ddof=1) / np.sqrt(logs.size) if logs.size > 1 else 0.0
-    return tuple(np.exp([middle, middle - half, middle + half]))
+    return float(np.exp(middle)), float(np.exp(middle - half)), float(np.exp(middle + half))
 
 
 def wilson(hits: int, count: int) -> tuple[float, float, float]:
@@ -99,8 +100,8 @@ def _scale_axis() -> Axis:
     return Axis("initialisation scale s")
 
 
-def _log_limits(*groups: np.ndarray) -> tuple[float, float]:
-    values = np.concatenate([np.ravel(g) for g in groups])
+def _log_limits(*groups: ArrayLike) -> tuple[float, float]:
+    values = np.concatenate([np.ravel(np.asarray(g, dtype=float)) for g in groups])
     values = values[np.isfinite(values) & (values > 0)]
     return float(values.min()) / 1.6, float(values.max()) * 1.6
 
@@ -119,7 +120,11 @@ def _sharpness_panel(runs: xr.Dataset, rate: float, bounds: bool) -> Panel:
         ]
     drawn = [s.y for s in series] + [np.array([line.value for line in lines])]
     return Panel(
-        f"Sharpness, η = {rate:g}", _scale_axis(), Axis("λ_max(H)", log=True, limits=_log_limits(*drawn)), series, tuple(lines)
+        f"Sharpness, η = {rate:g}",
+        _scale_axis(),
+        Axis("λ_max(H)", log=True, limits=_log_limits(*drawn)),
+        series,
+        tuple(lines),
     )
 
 
@@ -151,9 +156,9 @@ def _scales(runs: xr.Dataset, results: Results, key: str, title: str) -> Figure:
         key=f"{key}-scales",
         title=title,
         caption=_setting(runs, spec.regression, spec.depth)
-        + " Sharpness is the algebraically largest eigenvalue of the full Hessian; scales at which every run diverged have "
-        f"no point. At initialisation the largest curvature by absolute value is negative in {negative:.0%} of the runs: "
-        "power iteration on ‖Hv‖ would report it as sharpness.",
+        + " Sharpness is the algebraically largest eigenvalue of the full Hessian; scales at which every run diverged "
+        f"have no point. At initialisation the largest curvature by absolute value is negative in {negative:.0%} of "
+        "the runs: power iteration on ‖Hv‖ would report it as sharpness.",
         panels=tuple(panels),
         columns=3,
         intervals=MEAN,
@@ -170,11 +175,7 @@ def _divergence(runs: xr.Dataset, key: str, title: str) -> Figure:
         key=f"{key}-divergence",
         title=title,
         caption="Share of runs whose loss left the range of numbers (above 10¹²).",
-        panels=(
-            Panel(
-                "Probability of divergence", _scale_axis(), Axis("probability", limits=(-0.03, 1.03)), series
-            ),
-        ),
+        panels=(Panel("Probability of divergence", _scale_axis(), Axis("probability", limits=(-0.03, 1.03)), series),),
         intervals=SHARE,
     )
 
@@ -219,18 +220,37 @@ def _over_time(runs: xr.Dataset, scale: float, key: str, title: str) -> Figure:
     )
 
 
+def _critical_numbers(results: Results) -> str:
+    numbers = [
+        f"{measured_critical_rate(runs):.4f} ({critical_rate(runs):.4f}) at L = {depth}"
+        for depth, runs in results.depths.items()
+    ]
+    return f"Largest successful learning rate, measured (predicted): {', '.join(numbers)}."
+
+
+def _deciles(x: np.ndarray, y: np.ndarray, count: int = 10) -> Series:
+    """Geometric means of y in groups of equally many runs, ordered by x."""
+    groups = [g for g in np.array_split(np.argsort(x), min(count, len(x))) if len(g)]
+    points = np.array([geometric(y[g]) for g in groups])
+    centres = np.array([geometric(x[g])[0] for g in groups])
+    return Series("runs by tenths of the sharpness", centres, points[:, 0], points[:, 1], points[:, 2], kind="points")
+
+
 def _depths(results: Results) -> Figure:
     panels = []
     for depth, runs in results.depths.items():
         rates, share = success_by_rate(runs)
         fine = succeeded(runs)
         ends = np.array(
-            [wilson(int(fine[runs.learning_rate.values == r].sum()), int((runs.learning_rate.values == r).sum())) for r in rates]
+            [
+                wilson(int(fine[runs.learning_rate.values == r].sum()), int((runs.learning_rate.values == r).sum()))
+                for r in rates
+            ]
         )
         diverged = np.array([np.mean(runs.diverged_at.values[runs.learning_rate.values == r] >= 0) for r in rates])
         panels.append(
             Panel(
-                f"Depth {depth}: measured {measured_critical_rate(runs):.4f}, predicted {critical_rate(runs):.4f}",
+                f"Depth {depth}",
                 Axis("learning rate η", log=True),
                 Axis("share of runs", limits=(-0.03, 1.03)),
                 (
@@ -251,7 +271,15 @@ def _depths(results: Results) -> Figure:
                 f"Depth {depth}: squared distance to w*",
                 Axis("learning rate η", log=True),
                 Axis("‖w − w*‖² / d", log=True, limits=_log_limits(points[:, 0])),
-                (Series("distance of runs that did not diverge", rates, points[:, 0], low=points[:, 1], high=points[:, 2]),),
+                (
+                    Series(
+                        "distance of runs that did not diverge",
+                        rates,
+                        points[:, 0],
+                        low=points[:, 1],
+                        high=points[:, 2],
+                    ),
+                ),
                 (ReferenceLine("critical learning rate 1/(La)", critical_rate(results.depths[depth]), axis="x"),),
             )
         )
@@ -259,7 +287,8 @@ def _depths(results: Results) -> Figure:
     return Figure(
         key="depths",
         title="Experiment 3: learning rate against depth",
-        caption=f"Residual networks, s = {depths.scale:g}, {depths.steps:,} steps, {depths.repeats} initialisations. A run "
+        caption=f"{_critical_numbers(results)} Residual networks, s = {depths.scale:g}, {depths.steps:,} steps, "
+        f"{depths.repeats} initialisations. A run "
         "came to a minimiser when its loss is within 0.1% of the explained variance of the least loss.",
         panels=tuple(panels),
         columns=2,
@@ -278,18 +307,20 @@ def _generalisation(runs: xr.Dataset) -> Figure:
     ]
     grid = np.geomspace(x[fine].min(), x[fine].max(), 50)
     line = np.exp(fit["intercept"]) * grid ** fit["slope"]
-    series.append(Series(f"regression, slope {fit['slope']:.3f}, p = {fit['pvalue']:.1e}", grid, line, role="theory"))
-    means = tuple(
-        _curve(runs, f"η = {rate:g}", rate, lambda at: geometric(x[at & fine])) for rate in _rates(runs)
-    )
+    regression = Series(f"regression, slope {fit['slope']:.3f} ± {1.96 * fit['stderr']:.3f}", grid, line, role="theory")
+    means = tuple(_curve(runs, f"η = {rate:g}", rate, lambda at: geometric(x[at & fine])) for rate in _rates(runs))
     return Figure(
         key="generalisation",
         title="Experiment 4: generalisation gap against sharpness, underdetermined",
-        caption=f"Runs that interpolate ({fit['count']} of {runs.sizes['run']}). Gap: population loss in closed form minus "
-        f"training loss. Correlation of the logarithms r = {fit['rvalue']:.3f}; lower bound 2La = {lower_bound(runs):.2f}.",
+        caption=f"Runs that interpolate ({fit['count']} of {runs.sizes['run']}). Gap: population loss in closed form "
+        f"minus training loss. Correlation of the logarithms r = {fit['rvalue']:.3f}, p = {fit['pvalue']:.1e}.",
         panels=(
+            Panel("Generalisation gap", Axis("sharpness λ_max(H)", log=True), Axis("gap", log=True), tuple(series)),
             Panel(
-                "Generalisation gap", Axis("sharpness λ_max(H)", log=True), Axis("gap", log=True), tuple(series)
+                "Its regression on the sharpness",
+                Axis("sharpness λ_max(H)", log=True),
+                Axis("gap", log=True),
+                (regression, _deciles(x[fine], runs.gap.values[fine])),
             ),
             Panel(
                 "Sharpness after training",
@@ -337,11 +368,14 @@ def _rank_one(runs: xr.Dataset) -> Figure:
     return Figure(
         key="rank-one",
         title="How near to rank one the layers end",
-        caption=f"Our experiment: linear MLP, L = {int(runs.depth)}, η = {_rates(runs)[0]:g}. Mean over the square layers of "
-        "‖W‖²_F / ‖W‖²₂ − 1, which is zero for rank one.",
+        caption=f"Our experiment: linear MLP, L = {int(runs.depth)}, η = {_rates(runs)[0]:g}. Mean over the square "
+        "layers of ‖W‖²_F / ‖W‖²₂ − 1, which is zero for rank one.",
         panels=(
             Panel(
-                "Distance from rank one", Axis("initialisation scale s", log=True), Axis("‖W‖²_F / ‖W‖²₂ − 1", log=True), (points, before, square)
+                "Distance from rank one",
+                Axis("initialisation scale s", log=True),
+                Axis("‖W‖²_F / ‖W‖²₂ − 1", log=True),
+                (points, before, square),
             ),
         ),
         intervals=MEAN,

@@ -150,8 +150,7 @@ def quick(seed: int) -> Marion2024:
     small = {"regression": over, "depth": 6}
     return Marion2024(
         mlp=whole.mlp.model_copy(
-            update=small
-            | {"steps": (8_000, 3_000, 1_500, 1_500, 800), "repeats": (10,) * 5, "scales": (0.4, 0.6, 0.8)}
+            update=small | {"steps": (8_000, 3_000, 1_500, 1_500, 800), "repeats": (10,) * 5, "scales": (0.4, 0.6, 0.8)}
         ),
         mlp_single=Single(scale=0.5, steps=150),
         residual=whole.residual.model_copy(

@@ -203,9 +203,7 @@ def single_cell(sweep: Sweep, single: Single, seed: int, precision: str) -> xr.D
     )
 
 
-def depths_cell(
-    depths: Depths, depth: int, seed: int, precision: str, threads: int, progress: Progress
-) -> xr.Dataset:
+def depths_cell(depths: Depths, depth: int, seed: int, precision: str, threads: int, progress: Progress) -> xr.Dataset:
     """The runs of one depth over the grid of learning rates.
 
     Args:
@@ -227,9 +225,7 @@ def depths_cell(
         jax.random.fold_in(jax.random.key(seed), 4 + depth), np.full(depths.repeats, depths.scale), precision
     )
     start = jax.tree.map(lambda x: jnp.tile(x, (1,) * (x.ndim - 1) + (depths.count,)), alone)
-    result = descend(
-        network, data, start, learning_rate=rates, steps=depths.steps, threads=threads, progress=progress
-    )
+    result = descend(network, data, start, learning_rate=rates, steps=depths.steps, threads=threads, progress=progress)
     columns = {
         "learning_rate": rates,
         "diverged_at": result.diverged_at,
