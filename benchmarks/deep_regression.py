@@ -6,7 +6,8 @@ compilation.
 
 The baseline is how such an experiment is written plainly in JAX: for each run a jitted step of autodiff gradient
 descent on the data, called from Python, and every 5 steps a jitted sharpness by 20 power iterations on the
-norm of Hv. The engine's sharpness is by 20 Lanczos matvecs: as many Hessian-vector products, but signed, both ends, with a residual.
+norm of Hv. The engine's sharpness is by 20 Lanczos matvecs: as many Hessian-vector products, but signed, both ends,
+with a residual.
 """
 
 import statistics
@@ -126,7 +127,7 @@ def run(quick: bool = False) -> list[dict]:
         Rows with the median, the ratio and its range.
     """
     data = problem()
-    repetitions, loop_steps, runs, steps = (3, 200, 256, 100) if quick else (7, 1_000, 512, 200)
+    repetitions, loop_steps, runs, steps = (3, 200, 512, 100) if quick else (7, 1_000, 512, 200)
     layers = tuple(
         jnp.asarray(W) for W in Network(DIMENSION, DEPTH).initial(jax.random.key(0), np.array([SCALE])).of_run(0)
     )

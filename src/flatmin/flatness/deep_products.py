@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from flatmin.measurements import AbstractMeasurements, gram_form
 from flatmin.parameterizations import DeepMatrix
 
-Scaled = tuple[Float[Array, "a b"], Int[Array, ""]]
+Scaled = tuple[Float[Array, "_ _"], Int[Array, ""]]
 
 
 def normalise(matrix: Float[Array, "a b"]) -> Scaled:

@@ -21,7 +21,7 @@ from flatmin.linear_networks.data import RegressionData
 from flatmin.linear_networks.network import Network, Weights
 
 _ENTRIES_AT_ONCE = 1_000_000
-_LANCZOS_BLOCK = 64
+_LANCZOS_BLOCK = 128
 
 
 class HessianEnds(NamedTuple):
@@ -243,19 +243,14 @@ def lanczos_ends(
     """
     check_at_least("matvecs", matvecs, 2)
     dtype = weights.inner.dtype
-    leaves, tree = jax.tree.flatten(weights)
-    keys = jax.random.split(key, len(leaves))
-    start = jax.tree.unflatten(
-        tree, [jax.random.normal(k, (*x.shape[:-1], 1), dtype) for k, x in zip(keys, leaves, strict=True)]
-    )
     basis = jnp.zeros((matvecs, 1), dtype)  # its length is static
     device, runs = device_data(network, data, dtype), weights.runs
     block = min(_LANCZOS_BLOCK, runs)
 
     def piece(begin: int) -> list[np.ndarray]:
         index = np.minimum(np.arange(begin, begin + block), runs - 1)  # padded: one compilation
-        part = jax.tree.map(lambda x: x[..., index], weights)
-        return [np.asarray(x)[..., : runs - begin] for x in _lanczos(network, device, part, start, basis)]
+        part = jax.tree.map(lambda x: np.ascontiguousarray(np.asarray(x)[..., index]), weights)
+        return [np.asarray(x)[..., : runs - begin] for x in _lanczos(network, device, part, key, basis)]
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         parts = list(pool.map(piece, range(0, runs, block)))
@@ -263,7 +258,7 @@ def lanczos_ends(
 
 
 @compiled
-def _lanczos(network: Network, data: Moments | Samples, weights: Weights, start: Weights, basis: Array):
+def _lanczos(network: Network, data: Moments | Samples, weights: Weights, key: Array, basis: Array):
     """Lanczos without reorthogonalisation: ghosts of converged values leave the outermost ones where they are."""
     runs, dtype, count = weights.runs, weights.inner.dtype, basis.shape[0]
     one, bound = jnp.ones(runs, dtype), jnp.asarray(jnp.inf, dtype)
@@ -275,17 +270,20 @@ def _lanczos(network: Network, data: Moments | Samples, weights: Weights, start:
     _, matvec = jax.linearize(gradient, weights)
 
     def dot(x, y):
-        parts = [
-            jnp.sum((a * b).reshape(-1, runs), axis=0)
-            for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
-        ]
-        return sum(parts[1:], parts[0])
+        products = jax.tree.leaves(jax.tree.map(jnp.multiply, x, y))
+        return sum(jnp.sum(p.reshape(-1, runs), axis=0) for p in products)
 
     def scale(x, factor):
         return jax.tree.map(lambda a: a * factor.reshape((1,) * (a.ndim - 1) + (runs,)), x)
 
     tiny = jnp.finfo(dtype).tiny
-    start = jax.tree.map(lambda s, x: jnp.broadcast_to(s, x.shape), start, weights)
+    leaves, tree = jax.tree.flatten(weights)
+    # one starting vector for all runs, so that a run's result does not depend on its block
+    draws = [
+        jnp.broadcast_to(jax.random.normal(k, (*x.shape[:-1], 1), dtype), x.shape)
+        for k, x in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
+    ]
+    start = jax.tree.unflatten(tree, draws)
     v = scale(start, 1 / jnp.sqrt(dot(start, start)))
 
     def body(carry, _):
