@@ -30,7 +30,7 @@ def quick(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(Results, "__init__", remember)
     try:
-        seen["content"] = compute(SIZES["quick"](0), Context(tmp_path_factory.mktemp("cells")))
+        seen["content"] = compute(SIZES["quick"](0), Context(tmp_path_factory.mktemp("cells"), workers=1))
     finally:
         patch.undo()
     return seen

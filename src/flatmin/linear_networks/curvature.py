@@ -297,7 +297,7 @@ def _lanczos(network: Network, data: Moments | Samples, weights: Weights, key: A
     zero = jax.tree.map(jnp.zeros_like, v)
     _, (alphas, betas) = jax.lax.scan(body, (v, zero, jnp.zeros(runs, dtype)), None, length=count)
     high, high_residual = _tridiagonal_top(alphas, betas)
-    low, low_residual = _tridiagonal_top(-alphas, betas)
+    low, low_residual = _tridiagonal_top(jnp.negative(alphas), betas)
     return high, -low, jnp.stack([high_residual, low_residual])
 
 
