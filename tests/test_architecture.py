@@ -23,6 +23,7 @@ ALLOWED = {
     # a flow that stops asks for the curvature where it did: saddle or minimum
     "dynamics": {"_core", "linalg"},
     "datasets": {"_core", "measurements"},
+    "linear_networks": {"_core"},
     "experiments": {
         "_core",
         "measurements",
@@ -34,6 +35,7 @@ ALLOWED = {
         "theory",
         "dynamics",
         "datasets",
+        "linear_networks",
     },
     "report": {"_core", "experiments"},
     "cli": {"_core", "datasets", "experiments", "report"},

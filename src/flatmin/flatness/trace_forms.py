@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from flatmin._core import UsageError
 from flatmin.flatness.deep_products import deep_layer_traces, shift
 from flatmin.measurements import entry_gram, row_gram, symmetrised
-from flatmin.parameterizations import AbstractParameterization, DeepMatrix, Hadamard, Quadratic
+from flatmin.parameterizations import AbstractParameterization, DeepMatrix, Hadamard, Quadratic, ResidualChain
 from flatmin.problems import RecoveryProblem
 
 
@@ -44,6 +44,17 @@ def _block_traces(parameterization: AbstractParameterization, problem: RecoveryP
 @_block_traces.register
 def _(parameterization: DeepMatrix, problem, params):
     return deep_layer_traces(parameterization, problem.measurements, params)
+
+
+@_block_traces.register
+def _(parameterization: ResidualChain, problem, params):
+    # a deep product whose last factor is not trained
+    factors = (*params, parameterization.readout.astype(params[0].dtype))
+    return deep_layer_traces(
+        DeepMatrix((params[0].shape[1],) * len(factors) + (len(parameterization.readout),)),
+        problem.measurements,
+        factors,
+    )[:-1]
 
 
 @_block_traces.register

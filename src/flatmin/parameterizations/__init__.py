@@ -11,6 +11,8 @@ from flatmin.parameterizations.deep_matrix import DeepMatrix as DeepMatrix
 from flatmin.parameterizations.deep_matrix import deep_matrix as deep_matrix
 from flatmin.parameterizations.hadamard import Hadamard as Hadamard
 from flatmin.parameterizations.quadratic import Quadratic as Quadratic
+from flatmin.parameterizations.residual_chain import ResidualChain as ResidualChain
+from flatmin.parameterizations.residual_chain import residual_chain as residual_chain
 from flatmin.parameterizations.schemes import AbstractScheme as AbstractScheme
 from flatmin.parameterizations.schemes import Balanced as Balanced
 from flatmin.parameterizations.schemes import Flattest as Flattest

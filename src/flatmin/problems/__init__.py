@@ -1,5 +1,7 @@
 """Recovery problems and their presets."""
 
+from flatmin.problems.activated import ActivatedRegression as ActivatedRegression
+from flatmin.problems.activated import activated_regression as activated_regression
 from flatmin.problems.planted import PlantedProblem as PlantedProblem
 from flatmin.problems.planted import bilinear_sensing as bilinear_sensing
 from flatmin.problems.planted import deep_linear_regression as deep_linear_regression

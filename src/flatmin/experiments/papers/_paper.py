@@ -10,7 +10,10 @@ from flatmin.experiments.cells import Context
 from flatmin.experiments.runs import RunContent
 from flatmin.experiments.specs import Experiment
 
-MODULES = {"gatmiry2023": "flatmin.experiments.papers.gatmiry2023"}
+MODULES = {
+    "gatmiry2023": "flatmin.experiments.papers.gatmiry2023",
+    "marion2024": "flatmin.experiments.papers.marion2024",
+}
 
 
 @dataclasses.dataclass(frozen=True)
