@@ -271,7 +271,7 @@ def _lanczos(network: Network, data: Moments | Samples, weights: Weights, key: A
 
     def dot(x, y):
         products = jax.tree.leaves(jax.tree.map(jnp.multiply, x, y))
-        return sum(jnp.sum(p.reshape(-1, runs), axis=0) for p in products)
+        return sum((jnp.sum(p.reshape(-1, runs), axis=0) for p in products), jnp.zeros(runs, dtype))
 
     def scale(x, factor):
         return jax.tree.map(lambda a: a * factor.reshape((1,) * (a.ndim - 1) + (runs,)), x)
