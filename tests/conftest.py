@@ -4,9 +4,6 @@ import os
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-# most of the suite's time is compilation of tiny programs: do not optimise them
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
-
 import jax
 import jaxtyping
 import pytest
