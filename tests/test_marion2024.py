@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flatmin import UsageError, hessian_trace, sharpness
+from flatmin.experiments import settings_of
 from flatmin.experiments.cells import Context
 from flatmin.experiments.papers.marion2024 import compute
 from flatmin.experiments.papers.marion2024.claims import claims, measured_critical_rate
@@ -38,6 +39,15 @@ def quick(tmp_path_factory):
 
 def verdicts(results):
     return {claim.name: claim.holds for claim in claims(results)}
+
+
+def test_a_value_is_the_papers_only_where_it_is():
+    origins = {size: {s.name: s.origin for s in settings_of(SIZES[size](0))} for size in ("full", "quick")}
+    for name in ("mlp.scales", "mlp.regression.dimension", "gelu.steps", "depths.repeats"):
+        assert (origins["full"][name], origins["quick"][name]) == ("paper", "ours"), name
+    for name in ("underdetermined.regression.noise", "residual.scales", "rank_one.depth", "precision"):
+        assert origins["full"][name] == "ours", name
+    assert {origins[size]["gelu.activation"] for size in origins} == {"paper"}
 
 
 def test_every_claim_holds_at_reduced_size(quick):

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,6 +49,15 @@ class RunSpec(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @classmethod
+    def paper_values(cls) -> Mapping[str, Any] | None:
+        """The paper's values by dotted name, as JSON, where the defaults of the fields cannot say them.
+
+        Returns:
+            `None` where the defaults say all; else any setting that is missing or differs is ours.
+        """
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +109,8 @@ def setting(default: Any = ..., *, origin: Origin, description: str, **constrain
     return Field(default, description=description, json_schema_extra={"origin": origin}, **constraints)
 
 
-def settings_of(spec: BaseModel, prefix: str = "") -> tuple[Setting, ...]:
-    """All settings of a spec, nested ones by dotted names.
+def declared_settings(spec: BaseModel, prefix: str = "") -> list[Setting]:
+    """All settings, nested ones by dotted names, with the origins that the fields declare.
 
     Args:
         spec: the spec.
@@ -114,13 +124,31 @@ def settings_of(spec: BaseModel, prefix: str = "") -> tuple[Setting, ...]:
     for name, field in type(spec).model_fields.items():
         value = getattr(spec, name)
         if isinstance(value, BaseModel):
-            rows.extend(settings_of(value, prefix=f"{prefix}{name}."))
+            rows.extend(declared_settings(value, prefix=f"{prefix}{name}."))
             continue
         extra = field.json_schema_extra
         paper = isinstance(extra, dict) and extra.get("origin") == "paper"
         changed = value != field.default and not field.is_required()
         origin: Origin = "paper" if paper and not changed else "ours"
         rows.append(Setting(prefix + name, plain[name], origin, field.description or ""))
+    return rows
+
+
+def settings_of(spec: BaseModel) -> tuple[Setting, ...]:
+    """All settings of a spec, nested ones by dotted names.
+
+    Args:
+        spec: the spec.
+
+    Returns:
+        One `Setting` a value, in the order of the fields. A value is the paper's if its field says so and, where the
+        spec lists the paper's values, if it equals the one listed.
+    """
+    rows = declared_settings(spec)
+    known = spec.paper_values() if isinstance(spec, RunSpec) else None
+    if known is not None:
+        ours = [row.name not in known or known[row.name] != row.value for row in rows]
+        rows = [dataclasses.replace(row, origin="ours") if o else row for row, o in zip(rows, ours, strict=True)]
     return tuple(rows)
 
 

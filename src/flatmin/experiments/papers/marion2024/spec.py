@@ -1,15 +1,18 @@
 """Settings of the reproduction, at three sizes, each line marked as the paper's or ours."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import model_validator
 
-from flatmin.experiments.specs import RunSpec, setting
+from flatmin.experiments.specs import RunSpec, declared_settings, setting
 
 
 class Regression(RunSpec):
-    """The data: X standard normal, `y = X w_true + noise`, then y and w* divided by `||w*||`."""
+    """The data: X standard normal, `y = X w_true + noise`, then y and w* divided by `||w*||`.
+
+    Our reading: w_true is standard normal, and one data set serves all runs of an experiment.
+    """
 
     num_samples: int = setting(origin="paper", description="n", ge=1)
     dimension: int = setting(origin="paper", description="d, also the width", ge=1)
@@ -24,10 +27,8 @@ class Sweep(RunSpec):
 
     regression: Regression = setting(origin="paper", description="the data")
     depth: int = setting(origin="paper", description="L", ge=1)
-    form: Literal["mlp", "residual"] = setting("mlp", origin="paper", description="MLP, or residual with fixed output")
-    activation: Literal["identity", "gelu", "relu", "tanh"] = setting(
-        "identity", origin="paper", description="between layers"
-    )
+    form: Literal["mlp", "residual"] = setting(origin="paper", description="MLP, or residual with fixed output")
+    activation: Literal["identity", "gelu", "relu", "tanh"] = setting(origin="paper", description="between layers")
     learning_rates: tuple[float, ...] = setting(origin="paper", description="eta")
     steps: tuple[int, ...] = setting(origin="paper", description="number of steps for each eta")
     repeats: tuple[int, ...] = setting(origin="paper", description="initialisations for each eta and scale")
@@ -89,6 +90,15 @@ class Marion2024(RunSpec):
     )
     seed: int = setting(0, origin="ours", description="random seed", ge=0)
 
+    @classmethod
+    def paper_values(cls) -> dict[str, Any]:
+        """The full size, without what the paper leaves open."""
+        return {row.name: row.value for row in declared_settings(full(0)) if not row.name.startswith(LEFT_OPEN)}
+
+
+LEFT_OPEN = ("underdetermined.regression.noise", "residual.scales", "rank_one")
+"""Settings whose value at full size is our reading (the noise of experiment 4, the scales between the given ends), and
+our own experiment."""
 
 RATES = (0.005, 0.02, 0.07, 0.1, 0.2)
 
@@ -104,6 +114,8 @@ def full(seed: int) -> Marion2024:
         mlp=Sweep(
             regression=over,
             depth=10,
+            form="mlp",
+            activation="identity",
             learning_rates=RATES,
             steps=(40_000, 10_000, 4_000, 4_000, 2_000),
             repeats=(20, 20, 20, 20, 80),
@@ -114,6 +126,7 @@ def full(seed: int) -> Marion2024:
             regression=over,
             depth=10,
             form="residual",
+            activation="identity",
             learning_rates=RATES,
             steps=(4_000,) * 5,
             repeats=(20,) * 5,
@@ -124,6 +137,8 @@ def full(seed: int) -> Marion2024:
         underdetermined=Sweep(
             regression=Regression(num_samples=15, dimension=20, noise=1.0),
             depth=5,
+            form="mlp",
+            activation="identity",
             learning_rates=(0.001, 0.004, 0.01),
             steps=(40_000, 10_000, 4_000),
             repeats=(100, 20, 20),
@@ -132,6 +147,7 @@ def full(seed: int) -> Marion2024:
         gelu=Sweep(
             regression=Regression(num_samples=50, dimension=5, noise=0.0),
             depth=10,
+            form="mlp",
             activation="gelu",
             learning_rates=(0.005, 0.02, 0.07),
             steps=(160_000, 40_000, 16_000),
@@ -184,7 +200,14 @@ def quick(seed: int) -> Marion2024:
 def _rank_one(regression: Regression, repeats: int) -> Sweep:
     scales = tuple(float(f"{s:.3g}") for s in np.geomspace(0.02, 0.3, 6))
     return Sweep(
-        regression=regression, depth=3, learning_rates=(0.05,), steps=(6_000,), repeats=(repeats,), scales=scales
+        regression=regression,
+        depth=3,
+        form="mlp",
+        activation="identity",
+        learning_rates=(0.05,),
+        steps=(6_000,),
+        repeats=(repeats,),
+        scales=scales,
     )
 
 
