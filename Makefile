@@ -61,7 +61,6 @@ bench:                     ## speed and memory against the peers, side by side (
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.deep_regression
 
 clean:                     ## remove environments and caches
 	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache

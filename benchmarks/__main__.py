@@ -7,7 +7,7 @@ import os
 import platform
 from pathlib import Path
 
-NAMES = ["label_noise_sgd", "hessian_trace", "memory"]
+NAMES = ["label_noise_sgd", "hessian_trace", "memory", "deep_regression"]
 PACKAGES = ["jax", "equinox", "torch", "pyhessian", "curvlinops-for-pytorch"]
 
 
