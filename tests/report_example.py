@@ -92,7 +92,7 @@ def heatmap_figure():
     x, y = Axis("dimension d"), Axis("measurements m")
     color = Axis("probability of recovery", limits=(0.0, 1.0))
     panels = (
-        HeatmapPanel("Flat solution", x, y, d, m, values, color),
+        HeatmapPanel("Flat solution", x, y, d, m, values, color, (Series("half recovered", d, 8.0 * d),)),
         HeatmapPanel("Nuclear norm", x, y, d, m, other, color),
     )
     return Figure("recovery", "Exact recovery", "Share of 10 trials with error below 10⁻⁶.", panels)

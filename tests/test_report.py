@@ -118,6 +118,13 @@ def test_matplotlib_draws_grids_and_images():
     assert image.get_clim() == (0.0, 1.0)
     assert len(drawn.axes[1].collections[0].get_paths()) == 4  # the cells that were not measured
     assert drawn.axes[2].get_ylabel() == "probability of recovery"
+    # the curve m = 8 d in cell numbers: row m / 50 - 1, column d / 5 - 2
+    (curve,) = drawn.axes[0].lines
+    columns, rows = curve.get_data()
+    np.testing.assert_allclose(rows, 8 * (5 * columns + 10) / 50 - 1)
+    (overlay,) = [t for t in to_plotly(figure).data if t.meta == "half recovered"]
+    np.testing.assert_allclose(overlay.y, rows)
+    assert [e.label for e in style.legend_of(figure)] == ["half recovered"]
     pictures = image_figure()
     for ax, panel in zip(to_matplotlib(pictures).axes, pictures.panels, strict=True):
         np.testing.assert_array_equal(np.ma.filled(ax.images[0].get_array(), np.nan), panel.image)

@@ -94,6 +94,8 @@ def to_dataset(figure: Figure) -> "xr.Dataset":
                 panel.values,
                 _attributes(panel.color, panel=panel.title),
             )
+            for number, series in enumerate(panel.series):
+                _put_series(arrays, coordinates, f"{name}{number}", panel, series)
         else:
             arrays[f"{name}_image"] = (
                 (f"{name}_rows", f"{name}_columns"),
@@ -140,7 +142,9 @@ def from_dataset(dataset: "xr.Dataset") -> Figure:
     return Figure(panels=panels, **plain)
 
 
-def _put_series(arrays: dict[str, Any], coordinates: dict[str, Any], name: str, panel: Panel, series: Series) -> None:
+def _put_series(
+    arrays: dict[str, Any], coordinates: dict[str, Any], name: str, panel: Panel | HeatmapPanel, series: Series
+) -> None:
     dimension = f"{name}_x"
     coordinates[dimension] = (dimension, series.x, _attributes(panel.x))
     for end in ("y", "low", "high"):
@@ -155,15 +159,19 @@ def _panel(dataset: "xr.Dataset", name: str, plain: dict[str, Any]) -> AnyPanel:
     for axis in ("x", "y", "color"):
         if axis in plain:
             plain[axis] = Axis(**_tupled(plain[axis]))
+    series = plain.pop("series", [])
     if kind == "heatmap":
         names = {"x_values": f"{name}_columns", "y_values": f"{name}_rows", "values": f"{name}_values"}
         plain.update({key: dataset[variable].values for key, variable in names.items()})
-        return HeatmapPanel(**plain)
+        return HeatmapPanel(**plain, series=_all_series(dataset, name, series))
     if kind == "image":
         return ImagePanel(**_tupled(plain), image=dataset[f"{name}_image"].values)
-    series = [_series(dataset, f"{name}{i}", entry) for i, entry in enumerate(plain.pop("series"))]
     lines = [ReferenceLine(**entry) for entry in plain.pop("lines")]
-    return Panel(**plain, series=tuple(series), lines=tuple(lines))
+    return Panel(**plain, series=_all_series(dataset, name, series), lines=tuple(lines))
+
+
+def _all_series(dataset: "xr.Dataset", name: str, plain: list[dict[str, Any]]) -> tuple[Series, ...]:
+    return tuple(_series(dataset, f"{name}{i}", entry) for i, entry in enumerate(plain))
 
 
 def _series(dataset: "xr.Dataset", name: str, plain: dict[str, Any]) -> Series:

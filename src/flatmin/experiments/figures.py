@@ -143,6 +143,8 @@ class HeatmapPanel:
         y_values: one position a row, from bottom to top.
         values: shape (len(y_values), len(x_values)).
         color: label and unit of the values; `limits` are what black and white stand for.
+        series: curves over the grid, in the units of the axes, such as a fitted transition; what lies outside of the
+            grid is not drawn.
     """
 
     title: str
@@ -152,10 +154,14 @@ class HeatmapPanel:
     y_values: ArrayLike
     values: ArrayLike
     color: Axis
+    series: tuple[Series, ...] = ()
 
     def __post_init__(self) -> None:
         """Make arrays of the sequences and check that they fit."""
         where = f"panel {self.title!r}"
+        object.__setattr__(self, "series", tuple(self.series))
+        if any(s.low is not None for s in self.series):
+            raise UsageError(f"{where}: got a series with an interval over a grid, expected lines or points only")
         _store_array(self, "x_values", self.x_values, dimensions=1, where=where)
         _store_array(self, "y_values", self.y_values, dimensions=1, where=where)
         _store_array(self, "values", self.values, dimensions=2, where=where)
@@ -256,6 +262,24 @@ def grid_of(panel: HeatmapPanel | ImagePanel) -> np.ndarray:
     """
     values = panel.values if isinstance(panel, HeatmapPanel) else panel.image
     return np.asarray(values, dtype=float)
+
+
+def on_grid(panel: HeatmapPanel, series: Series) -> tuple[np.ndarray, np.ndarray]:
+    """A series in cell numbers, 0 at the centre of the first column or row.
+
+    Args:
+        panel: the grid; its positions increase.
+        series: one of its curves.
+
+    Returns:
+        Horizontal and vertical cell numbers; NaN outside of the grid.
+    """
+    ends = {"left": np.nan, "right": np.nan}
+    numbers = []
+    for values, positions in ((panel.x_values, series.x), (panel.y_values, series.y)):
+        cells = np.asarray(values, float)
+        numbers.append(np.interp(np.asarray(positions, float), cells, np.arange(len(cells)), **ends))
+    return numbers[0], numbers[1]
 
 
 def has_missing(panel: AnyPanel) -> bool:

@@ -19,6 +19,7 @@ from flatmin.experiments.figures import (
     Series,
     grid_of,
     has_missing,
+    on_grid,
 )
 from flatmin.report import style
 
@@ -99,7 +100,7 @@ def to_matplotlib(figure: Figure) -> "MatplotlibFigure":
             if isinstance(panel, Panel):
                 _draw_panel(ax, panel, styles)
             elif isinstance(panel, HeatmapPanel):
-                _draw_heatmap(ax, panel)
+                _draw_heatmap(ax, panel, styles)
             else:
                 _draw_image(ax, panel)
         legend_rows = _draw_legend(drawn, figure)
@@ -239,7 +240,8 @@ def _draw_reference(ax: "Axes", line: ReferenceLine, look: style.Style) -> None:
     draw(line.value, color=look.color, ls=look.dash, lw=look.width, label=line.label, zorder=2)
 
 
-def _draw_heatmap(ax: "Axes", panel: HeatmapPanel) -> None:
+def _draw_heatmap(ax: "Axes", panel: HeatmapPanel, styles: dict[str, style.Style]) -> None:
+    from matplotlib import patheffects
     from matplotlib.colors import LogNorm, Normalize
     from matplotlib.ticker import FuncFormatter
 
@@ -247,6 +249,13 @@ def _draw_heatmap(ax: "Axes", panel: HeatmapPanel) -> None:
     norm = (LogNorm if panel.color.log else Normalize)(low, high)
     image = ax.imshow(grid_of(panel), origin="lower", cmap="gray", norm=norm, aspect="auto", interpolation="nearest")
     _mark_missing(ax, panel)
+    for series in panel.series:
+        look, (x, y) = styles[series.label], on_grid(panel, series)
+        points = series.kind == "points"
+        # a white edge keeps it visible on black
+        (drawn,) = ax.plot(x, y, color=look.color, ls="" if points else look.dash, marker=look.marker if points else "")
+        drawn.set(lw=look.width + 0.3, ms=4, label=series.label)
+        drawn.set_path_effects([patheffects.withStroke(linewidth=look.width + 2, foreground="white")])
     for name, values in (("x", np.asarray(panel.x_values)), ("y", np.asarray(panel.y_values))):
         axis = getattr(panel, name)
         chosen = style.grid_ticks(values)

@@ -15,6 +15,7 @@ from flatmin.experiments.figures import (
     ReferenceLine,
     Series,
     grid_of,
+    on_grid,
 )
 from flatmin.experiments.numbers import format_number
 from flatmin.report import style
@@ -129,7 +130,9 @@ def panel_parts(
         x_values, y_values = np.asarray(panel.x_values), np.asarray(panel.y_values)
         where = np.stack(np.meshgrid(x_values, y_values), axis=-1).astype(float)
         names = (panel.x.text, panel.y.text, panel.color.text)
-        return _grid_traces(panel, where, names), _grid_axis(panel.x, x_values), _grid_axis(panel.y, y_values)
+        traces = _grid_traces(panel, where, names)
+        traces += [_overlay_trace(panel, s, styles[s.label]) for s in panel.series]
+        return traces, _grid_axis(panel.x, x_values), _grid_axis(panel.y, y_values)
     rows, columns = grid_of(panel).shape
     where = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).astype(float)
     bare = {"visible": False, "constrain": "domain"}
@@ -278,6 +281,28 @@ def _polygons(x: np.ndarray, low: np.ndarray, high: np.ndarray, *, stepped: bool
         xs += [along, along[::-1], along[:1], np.array([np.nan])]
         ys += [top, bottom[::-1], top[:1], np.array([np.nan])]
     return np.concatenate(xs or [np.array([np.nan])]), np.concatenate(ys or [np.array([np.nan])])
+
+
+def _overlay_trace(panel: HeatmapPanel, series: Series, look: style.Style) -> dict[str, Any]:
+    """A curve over a grid, whose axes count cells."""
+    label = html.escape(series.label, quote=False)
+    x, y = on_grid(panel, series)
+    names = (html.escape(panel.x.text), html.escape(panel.y.text))
+    return {
+        "type": "scatter",
+        "name": label,
+        "meta": series.label,
+        "legendgroup": series.label,
+        "in_legend": True,
+        "x": x,
+        "y": y,
+        "customdata": np.stack([np.asarray(series.x, float), np.asarray(series.y, float)], axis=-1),
+        "mode": "markers" if series.kind == "points" else "lines",
+        "marker": {"symbol": look.symbol, "size": 7, "color": look.color},
+        "line": {"color": look.color, "dash": look.css_dash, "width": 2 * look.width},
+        "hovertemplate": f"{label}<br>{names[0]}: %{{customdata[0]:.4~g}}<br>{names[1]}: %{{customdata[1]:.4~g}}"
+        "<extra></extra>",
+    }
 
 
 def _reference_trace(line: ReferenceLine, look: style.Style, ranges: dict[str, tuple[float, float]]) -> dict[str, Any]:

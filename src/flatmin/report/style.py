@@ -297,7 +297,7 @@ def _digits(value: float) -> int:
 
 
 def _series_of(figure: Figure) -> list[Series]:
-    return [s for p in figure.panels if isinstance(p, Panel) for s in p.series]
+    return [s for p in figure.panels if not isinstance(p, ImagePanel) for s in p.series]
 
 
 def _lines_of(figure: Figure) -> list[ReferenceLine]:
