@@ -10,9 +10,10 @@ import pytest
 from flatmin import UsageError, hessian_trace, sharpness
 from flatmin.experiments import settings_of
 from flatmin.experiments.cells import Context
+from flatmin.experiments.intervals import geometric, wilson
 from flatmin.experiments.papers.marion2024 import compute
 from flatmin.experiments.papers.marion2024.claims import claims, measured_critical_rate
-from flatmin.experiments.papers.marion2024.figures import figures, geometric, wilson
+from flatmin.experiments.papers.marion2024.figures import figures
 from flatmin.experiments.papers.marion2024.results import Results
 from flatmin.experiments.papers.marion2024.spec import SIZES, Sweep
 from flatmin.parameterizations import Gaussian, Residual

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from scipy.stats import norm
 
 from flatmin.experiments.figures import Axis, Figure, Panel, ReferenceLine, Series
+from flatmin.experiments.intervals import geometric, wilson
 from flatmin.experiments.papers.marion2024.claims import (
     measured_critical_rate,
     rank_one_defects,
@@ -16,7 +16,6 @@ from flatmin.experiments.papers.marion2024.claims import (
 )
 from flatmin.experiments.papers.marion2024.results import Results, critical_rate, lower_bound, succeeded, upper_bound
 
-Z = 1.96
 MEAN = "95% confidence intervals of the geometric mean (normal, on logarithms), over the runs that did not diverge"
 SHARE = "95% Wilson intervals of the probability"
 
@@ -52,40 +51,6 @@ def figures(results: Results) -> list[Figure]:
 
 def _rates(runs: xr.Dataset) -> np.ndarray:
     return np.unique(runs.learning_rate)
-
-
-def geometric(values: np.ndarray) -> tuple[float, float, float]:
-    """Geometric mean of the positive values and the ends of its 95% interval; NaN for none.
-
-    Args:
-        values: the values; NaN and values <= 0 are left out.
-
-    Returns:
-        Mean, low, high.
-    """
-    logs = np.log(values[values > 0])
-    if not logs.size:
-        return np.nan, np.nan, np.nan
-    middle = logs.mean()
-    half = Z * logs.std(ddof=1) / np.sqrt(logs.size) if logs.size > 1 else 0.0
-    return float(np.exp(middle)), float(np.exp(middle - half)), float(np.exp(middle + half))
-
-
-def wilson(hits: int, count: int) -> tuple[float, float, float]:
-    """A share and the ends of its 95% Wilson interval.
-
-    Args:
-        hits: how many.
-        count: of how many, at least one.
-
-    Returns:
-        Share, low, high.
-    """
-    z = float(norm.ppf(0.975))
-    share = hits / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
-    return share, min(share, middle - half), max(share, middle + half)
 
 
 def _curve(runs: xr.Dataset, label: str, rate: float | None, value: Callable[[np.ndarray], tuple]) -> Series:

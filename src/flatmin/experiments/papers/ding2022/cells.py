@@ -1,0 +1,167 @@
+"""The measurements: phase diagrams of five problems, robust PCA, and Hadamard factors of several depths."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from flatmin._core import UsageError
+from flatmin.experiments.papers.ding2022.instances import instance, instance_key, programmes
+from flatmin.experiments.papers.ding2022.recovery import decide
+from flatmin.experiments.papers.ding2022.spec import Depths, Diagram, Problem, Robust
+from flatmin.flatness import scaled_trace
+from flatmin.problems import PlantedProblem, robust_pca, sparse_recovery
+from flatmin.solvers import MinWeightedLp, RobustPCA, default_penalty
+from flatmin.theory import ding2022 as theory
+
+Progress = Callable[[int, int], None]
+KINDS = ("flat", "nuclear")
+_PART = {"sensing": 1, "bilinear": 2, "completion": 3, "network": 4, "covariance": 5, "robust": 6, "depths": 7}
+TWO_FACTORS = ("sensing", "bilinear", "completion")
+"""The problems of figure 4."""
+
+
+def diagram_cell(
+    problem: Problem, diagram: Diagram, dimension: int, threshold: float, seed: int, progress: Progress
+) -> xr.Dataset:
+    """One column of a phase diagram: all amounts and trials of a dimension.
+
+    Args:
+        problem: which.
+        diagram: its settings.
+        dimension: d.
+        threshold: relative error of an exact recovery.
+        seed: random seed.
+        progress: called with (instances done, all).
+
+    Returns:
+        Over (kind, amount, trial): `recovered` (1, 0, NaN = undecided), `error`, `gap`; over (amount, trial):
+        `measurements`, and for two factors `norm_gap`, `imbalance`, `norm_gap_bound`, `trace_ratio` (measured scaled
+        trace of the flat factors over 4 times the optimal value) and `trace_excess` (scaled trace at the balanced
+        factors of the nuclear solution over that of the flat ones).
+    """
+    shape = (len(diagram.amounts), diagram.trials)
+    both = {name: np.full((2, *shape), np.nan) for name in ("recovered", "error", "gap")}
+    names = ("measurements", "norm_gap", "imbalance", "norm_gap_bound", "trace_ratio", "trace_excess")
+    single = {name: np.full(shape, np.nan) for name in names}
+    for i, amount in enumerate(diagram.amounts):
+        for trial in range(diagram.trials):
+            where = (i, trial)
+            key = instance_key(seed, _PART[problem], dimension, int(1e6 * amount), trial)
+            planted = instance(problem, key, dimension, diagram.rank, amount)
+            single["measurements"][where] = planted.problem.num_samples
+            _both_programmes(problem, planted, threshold, where, both, single)
+            progress(i * diagram.trials + trial + 1, shape[0] * shape[1])
+    over = ("amount", "trial")
+    return xr.Dataset(
+        {name: (("kind", *over), values) for name, values in both.items()}
+        | {name: (over, values) for name, values in single.items()},
+        coords={"kind": list(KINDS), "amount": list(diagram.amounts)},
+        attrs={"dimension": dimension, "rank": diagram.rank},
+    )
+
+
+def _both_programmes(
+    problem: Problem,
+    planted: PlantedProblem,
+    threshold: float,
+    where: tuple[int, int],
+    both: dict[str, np.ndarray],
+    single: dict[str, np.ndarray],
+) -> None:
+    try:
+        pair = programmes(problem, planted)
+    except UsageError:
+        # a line that no measurement sees: nothing can recover it, and no flat solution is defined
+        both["recovered"][(slice(None), *where)] = 0.0
+        return
+    verdicts = [decide(programme, planted, threshold) for programme in pair]
+    for k, verdict in enumerate(verdicts):
+        both["recovered"][(k, *where)] = verdict.recovered
+        both["error"][(k, *where)] = verdict.error
+        both["gap"][(k, *where)] = verdict.solution.gap
+    if problem not in TWO_FACTORS:
+        return
+    flat, nuclear = (verdict.solution for verdict in verdicts)
+    op = planted.problem.measurements
+    factors = theory.flat_factors(op, flat.matrix)
+    plain = theory.balanced_factors(nuclear.matrix)
+    d1, d2 = op.matrix_shape
+    traces = [float(scaled_trace(planted.problem, (right.T, left)).value) for left, right in (factors, plain)]
+    single["norm_gap"][where] = theory.norm_gap(*factors, nuclear.primal_value)
+    single["imbalance"][where] = theory.imbalance(*factors)
+    single["norm_gap_bound"][where] = theory.norm_gap_bound(op)
+    single["trace_ratio"][where] = traces[0] / (4 * flat.primal_value / (d1 * d2) ** 0.5)
+    single["trace_excess"][where] = traces[1] / traces[0]
+
+
+def robust_cell(robust: Robust, rank: int, threshold: float, seed: int, progress: Progress) -> xr.Dataset:
+    """One row of the diagram of robust PCA: all shares of outliers and trials of a rank.
+
+    Args:
+        robust: the settings.
+        rank: of the truth.
+        threshold: relative error of an exact recovery.
+        seed: random seed.
+        progress: called with (instances done, all).
+
+    Returns:
+        Over (kind, outliers, trial): `recovered`, `error`, `gap`; the kinds are `flat` (the l1 ball of the true radius)
+        and `penalised` (weight `1 / sqrt(d)`, no knowledge of the radius).
+    """
+    shape = (2, len(robust.outliers), robust.trials)
+    found = {name: np.full(shape, np.nan) for name in ("recovered", "error", "gap")}
+    size = (robust.dimension, robust.dimension)
+    for i, share in enumerate(robust.outliers):
+        for trial in range(robust.trials):
+            key = instance_key(seed, _PART["robust"], rank, int(1e6 * share), trial)
+            planted = robust_pca(key, size, rank, share)
+            observed = planted.problem.targets.reshape(size)
+            pair = (
+                RobustPCA(observed, radius=float(jnp.sum(jnp.abs(observed - planted.truth)))),
+                RobustPCA(observed, penalty=default_penalty(size)),
+            )
+            for k, programme in enumerate(pair):
+                verdict = decide(programme, planted, threshold)
+                found["recovered"][k, i, trial] = verdict.recovered
+                found["error"][k, i, trial] = verdict.error
+                found["gap"][k, i, trial] = verdict.solution.gap
+            progress(i * robust.trials + trial + 1, shape[1] * shape[2])
+    return xr.Dataset(
+        {name: (("kind", "outliers", "trial"), values) for name, values in found.items()},
+        coords={"kind": ["flat", "penalised"], "outliers": list(robust.outliers)},
+        attrs={"dimension": robust.dimension, "rank": rank},
+    )
+
+
+def depth_cell(depths: Depths, depth: int, threshold: float, seed: int, progress: Progress) -> xr.Dataset:
+    """Sparse recovery by k Hadamard factors, over the number of measurements; all depths see the same instances.
+
+    Args:
+        depths: the settings.
+        depth: k.
+        threshold: relative error of an exact recovery.
+        seed: random seed.
+        progress: called with (instances done, all).
+
+    Returns:
+        Over (amount, trial): `recovered`, `error`, `gap`.
+    """
+    shape = (len(depths.amounts), depths.trials)
+    found = {name: np.full(shape, np.nan) for name in ("recovered", "error", "gap")}
+    for i, count in enumerate(depths.amounts):
+        for trial in range(depths.trials):
+            key = instance_key(seed, _PART["depths"], count, trial)
+            planted = sparse_recovery(key, depths.dimension, depths.sparsity, count, depth=depth)
+            programme = MinWeightedLp(planted.problem.measurements, planted.problem.targets, depth=depth)
+            verdict = decide(programme, planted, threshold)
+            found["recovered"][i, trial] = verdict.recovered
+            found["error"][i, trial] = verdict.error
+            found["gap"][i, trial] = verdict.solution.gap
+            progress(i * depths.trials + trial + 1, shape[0] * shape[1])
+    return xr.Dataset(
+        {name: (("amount", "trial"), values) for name, values in found.items()},
+        coords={"amount": list(depths.amounts)},
+        attrs={"depth": depth},
+    )

@@ -1,0 +1,62 @@
+"""Did a convex programme recover the truth? Decided by proof where that is possible, and cheaply."""
+
+import dataclasses
+
+import numpy as np
+
+from flatmin._core import Solution
+from flatmin.problems import PlantedProblem
+from flatmin.solvers import AbstractProgram, solve
+
+COARSE, FINE = 1e-4, 1e-9
+"""Relative gaps: the first asked for, and the one for what the first leaves open."""
+
+BEATEN = 1e-8
+"""A feasible point whose value is smaller than the truth's by this share proves that the truth is not optimal."""
+
+FEASIBLE = 1e-10
+"""Largest relative residual of a feasible point."""
+
+ITERATIONS = 4000
+"""Limit for each solve."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a programme did to an instance.
+
+    Attributes:
+        solution: the best solution known.
+        error: relative error `||X - M*||_F / ||M*||_F`.
+        recovered: 1 if the error is below the threshold; 0 if not, and the truth is proved not to be optimal or the
+            gap is at most `FINE`; NaN if the solver ran out of iterations before either.
+    """
+
+    solution: Solution
+    error: float
+    recovered: float
+
+
+def decide(program: AbstractProgram, planted: PlantedProblem, threshold: float) -> Verdict:
+    """Solve coarsely; go on only if that leaves open whether the truth is the solution.
+
+    Args:
+        program: the programme.
+        planted: the instance.
+        threshold: largest relative error of an exact recovery.
+
+    Returns:
+        The verdict.
+    """
+    known = float(program.norm(planted.truth))
+
+    def attempt(tolerance: float, start: Solution | None) -> Verdict:
+        solution = solve(program, tolerance=tolerance, max_iterations=ITERATIONS, start=start, throw=False)
+        error = float(planted.relative_error(solution.matrix))
+        beaten = solution.residual <= FEASIBLE and solution.primal_value < (1 - BEATEN) * known
+        if error < threshold:
+            return Verdict(solution, error, 1.0)
+        return Verdict(solution, error, 0.0 if beaten or solution.gap <= FINE else np.nan)
+
+    first = attempt(COARSE, None)
+    return attempt(FINE, first.solution) if np.isnan(first.recovered) else first
