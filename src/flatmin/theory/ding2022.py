@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from flatmin._core import UsageError, check_shape
 from flatmin.measurements import AbstractMeasurements, col_gram, row_gram
@@ -81,7 +81,7 @@ def balanced_factors(matrix: Float[Array, "d1 d2"]) -> Factors:
     return Factors(jnp.asarray(U * np.sqrt(s)), jnp.asarray(Vt.T * np.sqrt(s)))
 
 
-def norm_gap(left: Float[Array, "d1 k"], right: Float[Array, "d2 k"], least_nuclear: ArrayLike) -> float:
+def norm_gap(left: Float[Array, "d1 k"], right: Float[Array, "d2 k"], least_nuclear: float) -> float:
     """`(||L||_F^2 + ||R||_F^2 - 2 N) / (2 N)` with N the smallest nuclear norm that fits [D, Fig 4].
 
     Args:
@@ -92,8 +92,7 @@ def norm_gap(left: Float[Array, "d1 k"], right: Float[Array, "d2 k"], least_nucl
     Returns:
         The gap; 0 for norm-minimal factors, never negative for factors that fit.
     """
-    least = float(least_nuclear)
-    return float((jnp.sum(left**2) + jnp.sum(right**2)) / (2 * least) - 1)
+    return float((jnp.sum(left**2) + jnp.sum(right**2)) / (2 * least_nuclear) - 1)
 
 
 def imbalance(left: Float[Array, "d1 k"], right: Float[Array, "d2 k"]) -> float:

@@ -12,6 +12,7 @@ from flatmin.experiments.specs import Experiment
 
 MODULES = {
     "gatmiry2023": "flatmin.experiments.papers.gatmiry2023",
+    "ding2022": "flatmin.experiments.papers.ding2022",
     "marion2024": "flatmin.experiments.papers.marion2024",
 }
 

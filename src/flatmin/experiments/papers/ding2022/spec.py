@@ -54,50 +54,55 @@ class Depths(RunSpec):
     trials: int = setting(20, origin="ours", description="independent instances of a point", ge=1)
 
 
-class Ding2022(RunSpec):
-    """Everything that the reproduction computes."""
+class Diagrams(RunSpec):
+    """The five phase diagrams."""
 
     sensing: Diagram = setting(origin="ours", description="Figure 3 (a), 4 (a): matrix sensing")
     bilinear: Diagram = setting(origin="ours", description="Figure 3 (b), 4 (b): bilinear sensing")
     completion: Diagram = setting(origin="ours", description="Figure 3 (c), 4 (c): matrix completion")
     network: Diagram = setting(origin="ours", description="Figure 3 (d): one-hidden-layer quadratic network")
     covariance: Diagram = setting(origin="ours", description="covariance estimation")
+
+
+class Ding2022(RunSpec):
+    """Everything that the reproduction computes."""
+
+    diagrams: Diagrams = setting(origin="ours", description="the phase diagrams")
     robust: Robust = setting(Robust(), origin="ours", description="robust PCA")
     depths: Depths = setting(Depths(), origin="ours", description="Hadamard factors of several depths")
     threshold: float = setting(1e-6, origin="paper", description="relative error of an exact recovery", gt=0)
     seed: int = setting(0, origin="ours", description="random seed", ge=0)
 
 
-def _even(low: float, high: float, count: int) -> tuple[float, ...]:
-    return tuple(float(round(v, 6)) for v in np.linspace(low, high, count))
-
-
-def _diagrams(dimensions: tuple[int, ...], count: int, trials: int) -> dict[str, Diagram]:
-    """Amounts from the degrees of freedom of the smallest to well above the transition of the largest dimension."""
+def _diagrams(dimensions: tuple[int, ...], count: int, trials: int) -> Diagrams:
+    """Amounts from below the transition of the smallest dimension to above that of the largest."""
     low, high = dimensions[0], dimensions[-1]
-    shared = {"dimensions": dimensions, "trials": trials}
-    grids = {
-        "sensing": (2, 4 * low, 8.5 * high),
-        "bilinear": (2, 4 * low, 10 * high),
-        "network": (3, 3 * low, 9 * high),
-        "covariance": (2, 2 * low, 5 * high),
-    }
-    made = {
-        name: Diagram(rank=rank, amounts=tuple(float(round(m)) for m in np.linspace(first, last, count)), **shared)
-        for name, (rank, first, last) in grids.items()
-    }
-    return made | {"completion": Diagram(rank=2, amounts=_even(0.1, 1.0, count), **shared)}
+
+    def diagram(rank: int, amounts: np.ndarray) -> Diagram:
+        rounded = tuple(float(round(m, 6)) for m in amounts)
+        return Diagram(dimensions=dimensions, amounts=rounded, rank=rank, trials=trials)
+
+    def counts(first: float, last: float) -> np.ndarray:
+        return np.round(np.linspace(first * low, last * high, count))
+
+    return Diagrams(
+        sensing=diagram(2, counts(3, 11)),
+        bilinear=diagram(2, counts(3, 12)),
+        completion=diagram(2, np.linspace(0.1, 1.0, count)),
+        network=diagram(3, counts(3, 9)),
+        covariance=diagram(2, counts(2, 6)),
+    )
 
 
 def demo(seed: int) -> Ding2022:
     """A coarser grid: minutes on two cores."""
-    return Ding2022(**_diagrams((10, 15, 20, 25, 30), 10, 10), seed=seed)
+    return Ding2022(diagrams=_diagrams((10, 15, 20, 25, 30), 10, 10), seed=seed)
 
 
 def full(seed: int) -> Ding2022:
     """A fine grid up to dimension 50."""
     return Ding2022(
-        **_diagrams((10, 15, 20, 25, 30, 35, 40, 45, 50), 16, 10),
+        diagrams=_diagrams((10, 15, 20, 25, 30, 35, 40, 45, 50), 16, 10),
         robust=Robust(trials=10),
         depths=Depths(trials=100),
         seed=seed,
@@ -107,7 +112,7 @@ def full(seed: int) -> Ding2022:
 def quick(seed: int) -> Ding2022:
     """A reduced size for tests: the same code, seconds."""
     return Ding2022(
-        **_diagrams((6, 9, 12), 6, 4),
+        diagrams=_diagrams((6, 9, 12), 6, 4),
         robust=Robust(dimension=16, ranks=(1, 3), outliers=(0.02, 0.3), trials=3),
         depths=Depths(dimension=24, sparsity=2, depths=(2, 4), amounts=(5, 9, 13, 18, 24), trials=8),
         seed=seed,
