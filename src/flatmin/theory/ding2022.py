@@ -1,163 +1,150 @@
-"""Ding, Drusvyatskiy, Fazel, Harchaoui 2022: flat minima of two factors recover low-rank matrices.
+"""Ding, Drusvyatskiy, Fazel, Harchaoui 2022 [D]: flat minima of two-factor problems.
 
-Normalisation: `f(L, R) = (1/m) ||A(L R^T) - b||^2`, L (d1, k), R (d2, k); `D_1 = ((1/(m d2)) sum A_i A_i^T)^{1/2}`,
-`D_2 = ((1/(m d1)) sum A_i^T A_i)^{1/2}`; scaled trace `2 ||D_1 L||_F^2 + 2 ||D_2 R||_F^2`.
+Normalisation: `f(L, R) = (1/m) ||A(L R^T) - b||^2`, `D_1 = ((1/(m d_2)) sum A_i A_i^T)^{1/2}`,
+`D_2 = ((1/(m d_1)) sum A_i^T A_i)^{1/2}`; the scaled trace is `2 ||D_1 L||_F^2 + 2 ||D_2 R||_F^2`.
 """
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from flatmin._core import UsageError, check_shape
+from flatmin._core import UsageError, check_positive, check_shape
 from flatmin.measurements import AbstractMeasurements, col_gram, row_gram
 from flatmin.theory._statements import statement
 
 
-class Factors(NamedTuple):
-    """Two factors of `M = L R^T`.
+@statement("value", "[D, Sec 3]", "any measurements")
+def weight_matrices(measurements: AbstractMeasurements) -> tuple[Float[Array, "d1 d1"], Float[Array, "d2 d2"]]:
+    """`D_1` and `D_2`, the symmetric square roots of the scaled second moments.
 
-    Attributes:
-        left: L, shape (d1, k).
-        right: R, shape (d2, k).
+    Args:
+        measurements: A.
+
+    Returns:
+        Shapes (d1, d1) and (d2, d2).
     """
-
-    left: Float[Array, "d1 k"]
-    right: Float[Array, "d2 k"]
-
-
-def _moments(measurements: AbstractMeasurements) -> tuple[np.ndarray, np.ndarray]:
-    """`D_1^2` and `D_2^2`."""
-    (d1, d2), m = measurements.matrix_shape, measurements.num_measurements
-    return np.asarray(row_gram(measurements), float) / (m * d2), np.asarray(col_gram(measurements), float) / (m * d1)
+    m, (d1, d2) = measurements.num_measurements, measurements.matrix_shape
+    return _root(row_gram(measurements) / (m * d2)), _root(col_gram(measurements) / (m * d1))
 
 
-def _root_and_inverse(moment: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    values, vectors = np.linalg.eigh(moment)
-    if not values[0] > 1e-13 * values[-1]:
-        raise UsageError(
-            f"measurements: got a singular {name} (squared eigenvalues from {values[0]:.1e} to {values[-1]:.1e}), "
-            "expected an invertible one: some row, column or combination is seen by no measurement"
-        )
-    roots = np.sqrt(values)
-    return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T
+def _root(moment: Array) -> Array:
+    values, vectors = jnp.linalg.eigh(moment)
+    return (vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]) @ vectors.T
 
 
-@statement("minimiser", "[D, Thm 3.2]", "D_1 and D_2 invertible")
-def flat_factors(measurements: AbstractMeasurements, matrix: Float[Array, "d1 d2"]) -> Factors:
-    """The factors of M with the smallest scaled trace: `L = D_1^{-1} U S^{1/2}`, `R = D_2^{-1} V S^{1/2}`.
-
-    `D_1 M D_2 = U S V^T`; their scaled trace is `4 ||D_1 M D_2||_*`. O(d^3) operations.
+@statement("value", "[D, Thm 3.2]", "smallest over all factors of M with k >= rank M")
+def smallest_scaled_trace(measurements: AbstractMeasurements, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
+    """`min { 2 ||D_1 L||^2 + 2 ||D_2 R||^2 : L R^T = M } = 4 ||D_1 M D_2||_*`.
 
     Args:
         measurements: A.
         matrix: M, shape (d1, d2).
 
     Returns:
-        The factors, with min(d1, d2) columns.
+        The scaled trace of the flattest factors of M.
+    """
+    left, right = weight_matrices(measurements)
+    return 4 * jnp.sum(jnp.linalg.svd(left @ matrix @ right, compute_uv=False))
+
+
+@statement("minimiser", "[D, Thm 3.2]", "D_1 and D_2 invertible, k >= rank M")
+def flat_factors(
+    measurements: AbstractMeasurements, matrix: Float[Array, "d1 d2"], width: int, *, rank_tolerance: float = 1e-9
+) -> tuple[Float[Array, "d1 k"], Float[Array, "d2 k"]]:
+    """The flattest factors of M: `L = D_1^{-1} U S^{1/2}`, `R = D_2^{-1} V S^{1/2}`, with `U S V^T = D_1 M D_2`.
+
+    Args:
+        measurements: A.
+        matrix: M, shape (d1, d2).
+        width: k, the columns of the factors; columns beyond the rank are zero.
+        rank_tolerance: singular values of `D_1 M D_2` below this fraction of the largest count as zero.
+
+    Returns:
+        L of shape (d1, k) and R of shape (d2, k), `L R^T = M`.
 
     Raises:
-        UsageError: for a matrix of another shape, or a singular D_1 or D_2.
+        UsageError: for a matrix of another shape, a width below the rank of M, or a singular D_1 or D_2.
     """
     check_shape("matrix", matrix, measurements.matrix_shape)
-    (left, left_inverse), (right, right_inverse) = (
-        _root_and_inverse(moment, name) for moment, name in zip(_moments(measurements), ("D_1", "D_2"), strict=True)
+    check_positive("width", width)
+    left, right = weight_matrices(measurements)
+    for name, weight in (("D_1", left), ("D_2", right)):
+        values = jnp.linalg.eigvalsh(weight)
+        if not float(values[0]) > 1e-7 * float(values[-1]):
+            raise UsageError(
+                f"measurements: got a singular {name}, expected an invertible one; some combination of rows or columns "
+                "is seen by no measurement: drop it or add measurements"
+            )
+    U, s, Vt = jnp.linalg.svd(left @ matrix @ right, full_matrices=False)
+    rank = int(jnp.sum(s > rank_tolerance * s[0]))
+    if rank > width:
+        raise UsageError(
+            f"width: got k = {width}, below the rank {rank} of the matrix; its factors need k >= {rank}: raise it"
+        )
+    root = jnp.sqrt(s[:rank])[None, :]
+    pad = ((0, 0), (0, width - rank))
+    return (
+        jnp.pad(jnp.linalg.solve(left, U[:, :rank] * root), pad),
+        jnp.pad(jnp.linalg.solve(right, Vt[:rank].T * root), pad),
     )
-    U, s, Vt = np.linalg.svd(left @ np.asarray(matrix) @ right, full_matrices=False)
-    return Factors(jnp.asarray(left_inverse @ (U * np.sqrt(s))), jnp.asarray(right_inverse @ (Vt.T * np.sqrt(s))))
 
 
-def balanced_factors(matrix: Float[Array, "d1 d2"]) -> Factors:
-    """The factors of M with the smallest norms: `L = U S^{1/2}`, `R = V S^{1/2}`, `||L||_F^2 + ||R||_F^2 = 2 ||M||_*`.
-
-    Args:
-        matrix: M, shape (d1, d2).
-
-    Returns:
-        The factors, with min(d1, d2) columns.
-    """
-    U, s, Vt = np.linalg.svd(np.asarray(matrix), full_matrices=False)
-    return Factors(jnp.asarray(U * np.sqrt(s)), jnp.asarray(Vt.T * np.sqrt(s)))
+def _extremes(weight: Array) -> tuple[Array, Array]:
+    values = jnp.linalg.eigvalsh(weight)
+    return values[0], values[-1]
 
 
-def norm_gap(left: Float[Array, "d1 k"], right: Float[Array, "d2 k"], least_nuclear: float) -> float:
-    """`(||L||_F^2 + ||R||_F^2 - 2 N) / (2 N)` with N the smallest nuclear norm that fits [D, Fig 4].
+@statement("upper", "[D, Thm 3.3]", "flat factors of a flat solution; D_1 and D_2 invertible")
+def norm_gap_bound(left: Float[Array, "d1 d1"], right: Float[Array, "d2 d2"]) -> Float[Array, ""]:
+    """`(||L||^2 + ||R||^2 - 2 ||M_nuc||_*) / (2 ||M_nuc||_*) <= (s_1^{-2} + s_2^{-2}) t_1 t_2 / 2 - 1`.
+
+    `s_i` and `t_i` are the smallest and the largest eigenvalue of `D_i`. Because `||L||^2 <= s_1^{-2} tr S` and
+    `tr S = ||D_1 M D_2||_* <= ||D_1 M_nuc D_2||_* <= t_1 t_2 ||M_nuc||_*`, M being flat; the same for R. At
+    `D_1 = D_2` it is `kappa^2 - 1`, and it vanishes where both are the identity.
 
     Args:
-        left: L.
-        right: R.
-        least_nuclear: `N = min {||M||_* : A(M) = b}`, positive.
+        left: D_1.
+        right: D_2.
 
     Returns:
-        The gap; 0 for norm-minimal factors, never negative for factors that fit.
+        The bound.
     """
-    return float((jnp.sum(left**2) + jnp.sum(right**2)) / (2 * least_nuclear) - 1)
+    (s1, t1), (s2, t2) = _extremes(left), _extremes(right)
+    return (s1**-2 + s2**-2) * t1 * t2 / 2 - 1
 
 
-def imbalance(left: Float[Array, "d1 k"], right: Float[Array, "d2 k"]) -> float:
-    """`||L^T L - R^T R||_F / ||L R^T||_F` [D, Fig 4]; 0 for balanced factors.
+@statement("upper", "[D, Thm 3.3]", "flat factors of any matrix; D_1 and D_2 invertible")
+def imbalance_bound(left: Float[Array, "d1 d1"], right: Float[Array, "d2 d2"]) -> Float[Array, ""]:
+    """`||L^T L - R^T R||_F / ||M||_F <= max(s_1^{-2} - t_2^{-2}, s_2^{-2} - t_1^{-2}) t_1 t_2`.
+
+    `s_i` and `t_i` as in `norm_gap_bound`. Because `L^T L - R^T R = S^{1/2} (U^T D_1^{-2} U - V^T D_2^{-2} V) S^{1/2}`,
+    the bracket is within the maximum in operator norm, and `||S||_F = ||D_1 M D_2||_F <= t_1 t_2 ||M||_F`. At
+    `D_1 = D_2` it is `kappa^2 - 1`.
 
     Args:
-        left: L.
-        right: R.
+        left: D_1.
+        right: D_2.
 
     Returns:
-        The imbalance; NaN for `L R^T = 0`.
+        The bound.
     """
-    size = float(jnp.linalg.norm(left @ right.T))
-    return float(jnp.linalg.norm(left.T @ left - right.T @ right)) / size if size > 0 else float("nan")
+    (s1, t1), (s2, t2) = _extremes(left), _extremes(right)
+    return jnp.maximum(s1**-2 - t2**-2, s2**-2 - t1**-2) * t1 * t2
 
 
-def scale_ranges(measurements: AbstractMeasurements) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Smallest and largest eigenvalue of D_1, and of D_2; their ratios are the condition numbers.
+@statement("value", "[D, Sec 5]", "k Hadamard factors, smallest over all factors of x; k >= 2")
+def smallest_hadamard_trace(weights: Float[Array, "..."], vector: Float[Array, "..."], depth: int) -> Float[Array, ""]:
+    """`min tr H = 2 k sum_c D_c |x_c|^{2 - 2/k}` over `v_1 o ... o v_k = x`, `D_c = (1/m) sum_i A_ic^2`.
 
     Args:
-        measurements: A.
+        weights: D.
+        vector: x, of the same shape.
+        depth: k.
 
     Returns:
-        `((l1, u1), (l2, u2))`; an end is 0 where a combination of rows or columns is seen by no measurement.
+        The trace at the balanced factors `|v_l| = |x|^{1/k}`.
+
+    Raises:
+        UsageError: for shapes that differ.
     """
-    ends = []
-    for moment in _moments(measurements):
-        values = np.linalg.eigvalsh(moment)
-        ends.append((float(np.sqrt(max(values[0], 0.0))), float(np.sqrt(values[-1]))))
-    return ends[0], ends[1]
-
-
-@statement("upper", "[D, Thm 3.3], constants derived here", "flat factors of the solution of the flat programme")
-def norm_gap_bound(measurements: AbstractMeasurements) -> float:
-    """`norm gap <= (u1 u2 / 2) (1/l1^2 + 1/l2^2) - 1` for flat solutions, `[l_i, u_i]` the eigenvalues of D_i.
-
-    `||L||^2 + ||R||^2 <= ||D_1 L||^2 / l1^2 + ||D_2 R||^2 / l2^2 = ||D_1 M D_2||_* (1/l1^2 + 1/l2^2)`, since flat
-    factors have `L^T D_1^2 L = R^T D_2^2 R`; and `||D_1 M D_2||_* <= ||D_1 M_nuc D_2||_* <= u1 u2 ||M_nuc||_*`.
-
-    Args:
-        measurements: A.
-
-    Returns:
-        The bound; infinite if D_1 or D_2 is singular, 0 if both are the same multiple of the identity.
-    """
-    (l1, u1), (l2, u2) = scale_ranges(measurements)
-    if min(l1, l2) == 0:
-        return float("inf")
-    return u1 * u2 * (1 / l1**2 + 1 / l2**2) / 2 - 1
-
-
-@statement("upper", "[D, Thm 3.3], constants derived here", "flat factors of any matrix")
-def imbalance_bound(measurements: AbstractMeasurements) -> float:
-    """`imbalance <= u1 u2 max(1/l1^2 - 1/u2^2, 1/l2^2 - 1/u1^2)` for flat factors.
-
-    With `S = L^T D_1^2 L = R^T D_2^2 R`, `L^T L` lies between `S/u1^2` and `S/l1^2` and `R^T R` between `S/u2^2` and
-    `S/l2^2`, so `-c S <= L^T L - R^T R <= c S` with c the maximum; and `||S||_F <= u1 u2 ||L R^T||_F`.
-
-    Args:
-        measurements: A.
-
-    Returns:
-        The bound; infinite if D_1 or D_2 is singular.
-    """
-    (l1, u1), (l2, u2) = scale_ranges(measurements)
-    if min(l1, l2) == 0:
-        return float("inf")
-    return u1 * u2 * max(1 / l1**2 - 1 / u2**2, 1 / l2**2 - 1 / u1**2)
+    check_shape("vector", vector, weights.shape)
+    return 2 * depth * jnp.sum(weights * jnp.abs(vector) ** (2 - 2 / depth))

@@ -9,11 +9,11 @@ import xarray as xr
 from flatmin._core import UsageError
 from flatmin.experiments.papers.ding2022.instances import instance, instance_key, programmes
 from flatmin.experiments.papers.ding2022.recovery import decide
+from flatmin.experiments.papers.ding2022.regularity import balanced_factors, regularity
 from flatmin.experiments.papers.ding2022.spec import Depths, Diagram, Problem, Robust
 from flatmin.flatness import scaled_trace
 from flatmin.problems import PlantedProblem, robust_pca, sparse_recovery
-from flatmin.solvers import MinWeightedLp, RobustPCA, default_penalty
-from flatmin.theory import ding2022 as theory
+from flatmin.solvers import MinScaledNuclearNorm, MinWeightedLp, RobustPCA, default_penalty
 
 Progress = Callable[[int, int], None]
 KINDS = ("flat", "nuclear")
@@ -81,17 +81,19 @@ def _both_programmes(
         both["recovered"][(k, *where)] = verdict.recovered
         both["error"][(k, *where)] = verdict.error
         both["gap"][(k, *where)] = verdict.solution.gap
-    if problem not in TWO_FACTORS:
+    if not isinstance(pair[0], MinScaledNuclearNorm):
         return
     flat, nuclear = (verdict.solution for verdict in verdicts)
-    op = planted.problem.measurements
-    factors = theory.flat_factors(op, flat.matrix)
-    plain = theory.balanced_factors(nuclear.matrix)
-    d1, d2 = op.matrix_shape
-    traces = [float(scaled_trace(planted.problem, (right.T, left)).value) for left, right in (factors, plain)]
-    single["norm_gap"][where] = theory.norm_gap(*factors, nuclear.primal_value)
-    single["imbalance"][where] = theory.imbalance(*factors)
-    single["norm_gap_bound"][where] = theory.norm_gap_bound(op)
+    found = regularity(pair[0], flat.matrix, nuclear.primal_value)
+    plain = balanced_factors(nuclear.matrix)
+    d1, d2 = planted.truth.shape
+    traces = [
+        float(scaled_trace(planted.problem, (jnp.asarray(right.T), jnp.asarray(left))).value)
+        for left, right in ((found.left, found.right), plain)
+    ]
+    single["norm_gap"][where] = found.norm_gap
+    single["imbalance"][where] = found.imbalance
+    single["norm_gap_bound"][where] = found.norm_gap_bound
     single["trace_ratio"][where] = traces[0] / (4 * flat.primal_value / (d1 * d2) ** 0.5)
     single["trace_excess"][where] = traces[1] / traces[0]
 
@@ -123,7 +125,7 @@ def robust_cell(robust: Robust, rank: int, threshold: float, seed: int, progress
                 RobustPCA(observed, penalty=default_penalty(size)),
             )
             for k, programme in enumerate(pair):
-                verdict = decide(programme, planted, threshold)
+                verdict = decide(programme, planted, threshold, host=False)
                 found["recovered"][k, i, trial] = verdict.recovered
                 found["error"][k, i, trial] = verdict.error
                 found["gap"][k, i, trial] = verdict.solution.gap
@@ -155,7 +157,7 @@ def depth_cell(depths: Depths, depth: int, threshold: float, seed: int, progress
             key = instance_key(seed, _PART["depths"], count, trial)
             planted = sparse_recovery(key, depths.dimension, depths.sparsity, count, depth=depth)
             programme = MinWeightedLp(planted.problem.measurements, planted.problem.targets, depth=depth)
-            verdict = decide(programme, planted, threshold)
+            verdict = decide(programme, planted, threshold, host=False)
             found["recovered"][i, trial] = verdict.recovered
             found["error"][i, trial] = verdict.error
             found["gap"][i, trial] = verdict.solution.gap

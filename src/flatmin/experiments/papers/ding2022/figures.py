@@ -145,8 +145,8 @@ def _bound(results: Results) -> Figure:
     return Figure(
         key="norm-gap-bound",
         title="Theorem 3.3: the norm gap and its bound",
-        caption="One point an instance of figure 4. The bound is (u₁u₂/2)(1/l₁² + 1/l₂²) − 1 with [lᵢ, uᵢ] the range of "
-        "the eigenvalues of Dᵢ.",
+        caption="One point an instance of figure 4. The bound is (u₁u₂/2)(1/l₁² + 1/l₂²) − 1 with [lᵢ, uᵢ] the range "
+        "of the eigenvalues of Dᵢ.",
         panels=(
             Panel(
                 "Norm gap against its bound",

@@ -1,17 +1,18 @@
 """Did a convex programme recover the truth? Decided by proof where that is possible, and cheaply."""
 
 import dataclasses
-
-import numpy as np
+import functools
+import math
+from collections.abc import Callable
 
 from flatmin._core import Solution
 from flatmin.problems import PlantedProblem
-from flatmin.solvers import AbstractProgram, solve
+from flatmin.solvers import AbstractProgram, solve, solve_batch
 
 COARSE, FINE = 1e-4, 1e-9
 """Relative gaps: the first asked for, and the one for what the first leaves open."""
 
-BEATEN = 1e-8
+BEATEN = 1e-6
 """A feasible point whose value is smaller than the truth's by this share proves that the truth is not optimal."""
 
 FEASIBLE = 1e-10
@@ -20,13 +21,16 @@ FEASIBLE = 1e-10
 ITERATIONS = 4000
 """Limit for each solve."""
 
+Attempt = Callable[[float, float], Solution]
+"""From a tolerance and a value that may be undercut (NaN for none) to a solution."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """What a programme did to an instance.
 
     Attributes:
-        solution: the best solution known.
+        solution: the coarse solution if that decides, else the fine one.
         error: relative error `||X - M*||_F / ||M*||_F`.
         recovered: 1 if the error is below the threshold; 0 if not, and the truth is proved not to be optimal or the
             gap is at most `FINE`; NaN if the solver ran out of iterations before either.
@@ -37,26 +41,35 @@ class Verdict:
     recovered: float
 
 
-def decide(program: AbstractProgram, planted: PlantedProblem, threshold: float) -> Verdict:
+def decide(program: AbstractProgram, planted: PlantedProblem, threshold: float, *, host: bool = True) -> Verdict:
     """Solve coarsely; go on only if that leaves open whether the truth is the solution.
 
     Args:
         program: the programme.
         planted: the instance.
         threshold: largest relative error of an exact recovery.
+        host: by `solve_batch`, which compiles nothing; else by `solve`.
 
     Returns:
         The verdict.
     """
     known = float(program.norm(planted.truth))
+    attempt = functools.partial(_on_host if host else _compiled, program)
 
-    def attempt(tolerance: float, start: Solution | None) -> Verdict:
-        solution = solve(program, tolerance=tolerance, max_iterations=ITERATIONS, start=start, throw=False)
+    def judge(solution: Solution) -> Verdict:
         error = float(planted.relative_error(solution.matrix))
         beaten = solution.residual <= FEASIBLE and solution.primal_value < (1 - BEATEN) * known
         if error < threshold:
             return Verdict(solution, error, 1.0)
-        return Verdict(solution, error, 0.0 if beaten or solution.gap <= FINE else np.nan)
+        return Verdict(solution, error, 0.0 if beaten or solution.gap <= FINE else math.nan)
 
-    first = attempt(COARSE, None)
-    return attempt(FINE, first.solution) if np.isnan(first.recovered) else first
+    first = judge(attempt(COARSE, math.nan))
+    return judge(attempt(FINE, known)) if math.isnan(first.recovered) else first
+
+
+def _on_host(program: AbstractProgram, tolerance: float, below: float) -> Solution:
+    return solve_batch([program], tolerance=tolerance, max_iterations=ITERATIONS, below=[below])[0]
+
+
+def _compiled(program: AbstractProgram, tolerance: float, _below: float) -> Solution:
+    return solve(program, tolerance=tolerance, max_iterations=ITERATIONS, throw=False)
