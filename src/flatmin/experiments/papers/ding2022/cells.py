@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 
 from flatmin._core import UsageError
-from flatmin.experiments.papers.ding2022.instances import instance, instance_key, programmes
+from flatmin.experiments.papers.ding2022.instances import instance_key, instances, programmes
 from flatmin.experiments.papers.ding2022.recovery import decide
-from flatmin.experiments.papers.ding2022.regularity import balanced_factors, regularity
+from flatmin.experiments.papers.ding2022.regularity import balanced_factors, regularity, scaled_trace_of
 from flatmin.experiments.papers.ding2022.spec import Depths, Diagram, Problem, Robust
 from flatmin.flatness import scaled_trace
 from flatmin.problems import PlantedProblem, robust_pca, sparse_recovery
@@ -37,22 +37,21 @@ def diagram_cell(
 
     Returns:
         Over (kind, amount, trial): `recovered` (1, 0, NaN = undecided), `error`, `gap`; over (amount, trial):
-        `measurements`, and for two factors `norm_gap`, `imbalance`, `norm_gap_bound`, `trace_ratio` (measured scaled
-        trace of the flat factors over 4 times the optimal value) and `trace_excess` (scaled trace at the balanced
-        factors of the nuclear solution over that of the flat ones).
+        `measurements`, and for two factors `norm_gap`, `imbalance`, `norm_gap_bound`, `trace_excess` (scaled trace
+        at the balanced factors of the nuclear solution over that of the flat ones) and, for the first trial at two
+        amounts, `trace_ratio` (scaled trace of the flat factors by the Hessian's blocks over the optimal value's).
     """
     shape = (len(diagram.amounts), diagram.trials)
     both = {name: np.full((2, *shape), np.nan) for name in ("recovered", "error", "gap")}
     names = ("measurements", "norm_gap", "imbalance", "norm_gap_bound", "trace_ratio", "trace_excess")
     single = {name: np.full(shape, np.nan) for name in names}
-    for i, amount in enumerate(diagram.amounts):
-        for trial in range(diagram.trials):
-            where = (i, trial)
-            key = instance_key(seed, _PART[problem], dimension, int(1e6 * amount), trial)
-            planted = instance(problem, key, dimension, diagram.rank, amount)
-            single["measurements"][where] = planted.problem.num_samples
-            _both_programmes(problem, planted, threshold, where, both, single)
-            progress(i * diagram.trials + trial + 1, shape[0] * shape[1])
+    for trial in range(diagram.trials):
+        key = instance_key(seed, _PART[problem], dimension, trial)
+        for i, planted in enumerate(instances(problem, key, dimension, diagram.rank, diagram.amounts)):
+            single["measurements"][i, trial] = planted.problem.num_samples
+            exact = trial == 0 and i in (shape[0] // 2, shape[0] - 1)
+            _both_programmes(problem, planted, threshold, (i, trial), both, single, check_trace=exact)
+            progress(trial * shape[0] + i + 1, shape[0] * shape[1])
     over = ("amount", "trial")
     return xr.Dataset(
         {name: (("kind", *over), values) for name, values in both.items()}
@@ -69,6 +68,8 @@ def _both_programmes(
     where: tuple[int, int],
     both: dict[str, np.ndarray],
     single: dict[str, np.ndarray],
+    *,
+    check_trace: bool,
 ) -> None:
     try:
         pair = programmes(problem, planted)
@@ -85,17 +86,15 @@ def _both_programmes(
         return
     flat, nuclear = (verdict.solution for verdict in verdicts)
     found = regularity(pair[0], flat.matrix, nuclear.primal_value)
-    plain = balanced_factors(nuclear.matrix)
-    d1, d2 = planted.truth.shape
-    traces = [
-        float(scaled_trace(planted.problem, (jnp.asarray(right.T), jnp.asarray(left))).value)
-        for left, right in ((found.left, found.right), plain)
-    ]
     single["norm_gap"][where] = found.norm_gap
     single["imbalance"][where] = found.imbalance
     single["norm_gap_bound"][where] = found.norm_gap_bound
-    single["trace_ratio"][where] = traces[0] / (4 * flat.primal_value / (d1 * d2) ** 0.5)
-    single["trace_excess"][where] = traces[1] / traces[0]
+    plain = scaled_trace_of(pair[0], *balanced_factors(nuclear.matrix))
+    predicted = 4 * flat.primal_value / planted.truth.shape[0]
+    single["trace_excess"][where] = plain / predicted
+    if check_trace:
+        params = (jnp.asarray(found.right.T), jnp.asarray(found.left))
+        single["trace_ratio"][where] = float(scaled_trace(planted.problem, params).value) / predicted
 
 
 def robust_cell(robust: Robust, rank: int, threshold: float, seed: int, progress: Progress) -> xr.Dataset:

@@ -1,16 +1,20 @@
-"""The random instances of the paper's problems, and the two convex programmes of each."""
+"""The random instances of the paper's problems, and the two convex programmes of each.
+
+The instances of a trial are nested: the same truth, seen through more and more of the same measurements. Random numbers
+are drawn once for the largest, the others are cut from it on the host, so that no shape costs a compilation.
+"""
+
+from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Key
 
-from flatmin.problems import (
-    PlantedProblem,
-    bilinear_sensing,
-    covariance_estimation,
-    matrix_completion,
-    matrix_sensing,
-    quadratic_network,
-)
+from flatmin.experiments.papers.ding2022.spec import Problem
+from flatmin.measurements import AbstractMeasurements, DenseMeasurements, LowRankMeasurements, entries
+from flatmin.parameterizations import Quadratic, deep_matrix
+from flatmin.problems import PlantedProblem, RecoveryProblem, low_rank_matrix
 from flatmin.solvers import (
     AbstractProgram,
     MinNuclearNorm,
@@ -20,37 +24,71 @@ from flatmin.solvers import (
 )
 
 
-def instance(problem: str, key: Key[Array, ""], dimension: int, rank: int, amount: float) -> PlantedProblem:
-    """A planted instance with a truth of unit Frobenius norm.
+def instances(
+    problem: Problem, key: Key[Array, ""], dimension: int, rank: int, amounts: Sequence[float]
+) -> Iterator[PlantedProblem]:
+    """The nested planted instances of a trial, each with a truth of unit Frobenius norm.
 
     Args:
-        problem: `sensing`, `bilinear`, `completion`, `network` or `covariance`.
+        problem: which.
         key: random key.
         dimension: d.
         rank: of the truth; a network has `rank - rank // 2` units of weight +1 and `rank // 2` of weight -1.
-        amount: number of measurements, or the share of seen entries.
+        amounts: numbers of measurements, or shares of seen entries, increasing.
 
-    Returns:
-        The instance.
+    Yields:
+        One instance an amount.
     """
+    truth_key, measure_key = jax.random.split(key)
+    truth = _truth(problem, truth_key, dimension, rank)
     square = (dimension, dimension)
+    if problem in ("network", "covariance"):
+        parameterization = Quadratic(dimension, dimension, 0 if problem == "covariance" else dimension)
+    else:
+        parameterization = deep_matrix(square, 2)
+    for op, targets in _measured(problem, measure_key, truth, amounts):
+        yield PlantedProblem(RecoveryProblem(op, parameterization, jnp.asarray(targets)), jnp.asarray(truth))
+
+
+def _truth(problem: Problem, key: Key[Array, ""], dimension: int, rank: int) -> np.ndarray:
+    if problem not in ("network", "covariance"):
+        return np.asarray(low_rank_matrix(key, (dimension, dimension), rank))
+    units = np.asarray(jax.random.normal(key, (dimension, rank)))
+    signs = np.ones(rank)
+    if problem == "network":
+        signs[rank - rank // 2 :] = -1
+    matrix = (units * signs) @ units.T
+    return matrix / np.linalg.norm(matrix)
+
+
+def _measured(
+    problem: Problem, key: Key[Array, ""], truth: np.ndarray, amounts: Sequence[float]
+) -> Iterator[tuple[AbstractMeasurements, np.ndarray]]:
+    """Measurements and what they see, for each amount."""
+    d, most = len(truth), round(max(amounts))
     if problem == "completion":
-        return matrix_completion(key, square, rank, amount)
-    count = round(amount)
-    if problem == "sensing":
-        return matrix_sensing(key, square, rank, count)
-    if problem == "bilinear":
-        return bilinear_sensing(key, square, rank, count)
-    if problem == "covariance":
-        return covariance_estimation(key, dimension, rank, count)
-    return quadratic_network(key, dimension, count, positive=rank - rank // 2, negative=rank // 2)
+        draws = np.asarray(jax.random.uniform(key, (d, d)))
+        for share in amounts:
+            rows, cols = np.nonzero(draws < share)
+            yield entries(jnp.asarray(rows), jnp.asarray(cols), (d, d)), truth[rows, cols]
+    elif problem == "sensing":
+        tensor = np.asarray(jax.random.normal(key, (most, d, d)))
+        seen = tensor.reshape(most, -1) @ truth.reshape(-1)
+        for count in map(round, amounts):
+            yield DenseMeasurements(jnp.asarray(tensor[:count])), seen[:count]
+    else:
+        sides = np.asarray(jax.random.normal(key, (2, most, d)))
+        left, right = sides[0], sides[1] if problem == "bilinear" else sides[0]
+        seen = np.einsum("ia,ab,ib->i", left, truth, right, optimize=True)
+        for count in map(round, amounts):
+            yield LowRankMeasurements(*(jnp.asarray(side[:count, None]) for side in (left, right))), seen[:count]
 
 
-def programmes(problem: str, planted: PlantedProblem) -> tuple[AbstractProgram, AbstractProgram]:
+def programmes(problem: Problem, planted: PlantedProblem) -> tuple[AbstractProgram, AbstractProgram]:
     """The programme of flat solutions [D, Thm 3.2] and its unweighted sister.
 
     Args:
-        problem: as in `instance`.
+        problem: which.
         planted: the instance.
 
     Returns:

@@ -38,9 +38,7 @@ def regularity(program: MinScaledNuclearNorm, matrix: ArrayLike, least_nuclear: 
         The factors and their measures.
     """
     matrix = np.asarray(matrix)
-    d1, d2 = matrix.shape
-    scales = [np.asarray(root) / size**0.5 for root, size in zip(program.roots, (d2, d1), strict=True)]
-    D1, D2 = (np.diag(scale) if scale.ndim == 1 else scale for scale in scales)
+    D1, D2 = _scalings(program)
     U, s, Vt = np.linalg.svd(D1 @ matrix @ D2, full_matrices=False)
     L, R = np.linalg.solve(D1, U * np.sqrt(s)), np.linalg.solve(D2, Vt.T * np.sqrt(s))
     (l1, u1), (l2, u2) = (np.linalg.eigvalsh(D)[[0, -1]] for D in (D1, D2))
@@ -51,6 +49,28 @@ def regularity(program: MinScaledNuclearNorm, matrix: ArrayLike, least_nuclear: 
         float(np.linalg.norm(L.T @ L - R.T @ R) / np.linalg.norm(matrix)),
         float(u1 * u2 * (1 / l1**2 + 1 / l2**2) / 2 - 1),
     )
+
+
+def _scalings(program: MinScaledNuclearNorm) -> tuple[np.ndarray, np.ndarray]:
+    d1, d2 = program.measurements.matrix_shape
+    scales = [np.asarray(root) / size**0.5 for root, size in zip(program.roots, (d2, d1), strict=True)]
+    D1, D2 = (np.diag(scale) if scale.ndim == 1 else scale for scale in scales)
+    return D1, D2
+
+
+def scaled_trace_of(program: MinScaledNuclearNorm, left: ArrayLike, right: ArrayLike) -> float:
+    """`2 ||D_1 L||_F^2 + 2 ||D_2 R||_F^2`.
+
+    Args:
+        program: the flat programme, which knows `D_1` and `D_2` up to scale.
+        left: L.
+        right: R.
+
+    Returns:
+        The scaled trace.
+    """
+    D1, D2 = _scalings(program)
+    return float(2 * np.sum((D1 @ np.asarray(left)) ** 2) + 2 * np.sum((D2 @ np.asarray(right)) ** 2))
 
 
 def balanced_factors(matrix: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
