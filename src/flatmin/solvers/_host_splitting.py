@@ -16,6 +16,9 @@ BLOCK, SETTLE, RELAXATION, FIRST_STEP, SMALLEST_STEP = 10, 20.0, 1.6, 0.3, 1e-3
 UNDERCUT = 1e-6
 """How far below the given value, relatively, a feasible point must be to refute it."""
 
+FITS = 5e-11
+"""Relative residual of a point of the cone that counts as feasible."""
+
 TRY_DUAL = 5
 """Blocks between two attempts to finish from the multipliers at hand."""
 
@@ -158,9 +161,11 @@ def split(
         if value < primal:
             best, primal = known, value
     undercut = below is not None and primal * scale < below * (1 - UNDERCUT)
+    # with nothing feasible at hand the value is infinite, and nothing is closed
+    closed = np.isfinite(primal) and primal - bound <= tolerance * primal
     done, next_step = 0, step
     X, P, subgradient, miss = Z, Z, Z, c
-    while not undercut and done < max_iterations and primal - bound > tolerance * primal:
+    while not undercut and done < max_iterations and not closed:
         for _ in range(BLOCK):
             X = gauge.shrink(Z, step)
             subgradient = (Z - X) / step
@@ -170,15 +175,21 @@ def split(
             P = 2 * X - Z - white.adjoint(miss)
             Z = Z + RELAXATION * (P - X)
         done += BLOCK
-        feasible = X - white.adjoint(white.forward(X) - c)
-        value = gauge.value(feasible)
-        if value < primal:
-            best, primal = feasible, value
-            undercut = below is not None and primal * scale < below * (1 - UNDERCUT)
+        if gauge.one_sided:
+            # no projection keeps both the fit and the cone: X is in the cone, and its fit must have converged
+            best, primal = X, gauge.value(X)
+            fits = np.linalg.norm(white.forward(X) - c) <= FITS * np.linalg.norm(c)
+        else:
+            feasible = X - white.adjoint(white.forward(X) - c)
+            value, fits = gauge.value(feasible), True
+            if value < primal:
+                best, primal = feasible, value
+        undercut = fits and below is not None and primal * scale < below * (1 - UNDERCUT)
         weights = -miss / step
         weights = weights / max(1.0, gauge.polar(white.adjoint(weights)))
         if c @ weights > bound:
             dual, bound = weights, float(c @ weights)
+        closed = fits and abs(primal - bound) <= tolerance * primal
         in_primal = np.linalg.norm(P - X) / max(np.linalg.norm(X), 1e-300)
         outside = np.linalg.norm(subgradient - white.adjoint(white.forward(subgradient)))
         freedom = 1 / (1 + done / (BLOCK * SETTLE)) ** 2
