@@ -411,6 +411,7 @@ def test_methods_refuse_what_they_cannot_solve():
     class Other(sv.AbstractProgram):
         measurements: ms.AbstractMeasurements
         targets: jax.Array
+        misfit: sv.AbstractMisfit = sv.Exact()
 
         def norm(self, matrix):
             return jnp.abs(matrix).max()

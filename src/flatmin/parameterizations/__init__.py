@@ -20,3 +20,4 @@ from flatmin.parameterizations.schemes import Gaussian as Gaussian
 from flatmin.parameterizations.schemes import Orthogonal as Orthogonal
 from flatmin.parameterizations.schemes import Residual as Residual
 from flatmin.parameterizations.schemes import Small as Small
+from flatmin.parameterizations.sum import Sum as Sum

@@ -1,7 +1,8 @@
 """Programme, method, and the one verb between them.
 
-A programme says *what*: `min N(X) s.t. A(X) = b` for a norm `N`. With the polar norm `N°(Z) = max <Z, X> / N(X)` its
-dual is `max b.y s.t. N°(A*(y)) <= 1`, so those two norms are all that a certificate needs. A method says *how*.
+A programme says *what*: `min N(X) + h(A(X) - b)` for a gauge N and a misfit h, which is the constraint `A(X) = b`
+unless said otherwise. With the polar `N°(Z) = max { <Z, X> : N(X) <= 1 }` its dual is `max b.y - h*(y) s.t.
+N°(A*(y)) <= 1`, so N, N°, h and h* are all that a certificate needs. A method says *how*.
 """
 
 import abc
@@ -9,7 +10,6 @@ import functools
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flatmin._core import (
@@ -22,18 +22,21 @@ from flatmin._core import (
     require_float64,
 )
 from flatmin.measurements import AbstractMeasurements
+from flatmin.solvers.misfits import AbstractMisfit
 
 
 class AbstractProgram(eqx.Module):
-    """`min N(X) s.t. A(X) = b`.
+    """`min N(X) + h(A(X) - b)`.
 
     Attributes:
         measurements: `A`, in float64.
         targets: `b`, shape (m,), finite, float64.
+        misfit: h.
     """
 
     measurements: eqx.AbstractVar[AbstractMeasurements]
     targets: eqx.AbstractVar[Array]
+    misfit: eqx.AbstractVar[AbstractMisfit]
 
     def __check_init__(self):
         if is_traced(self.targets, *_floats(self.measurements)):
@@ -62,16 +65,20 @@ class AbstractMethod(eqx.Module):
     """A way to solve some programmes."""
 
     @abc.abstractmethod
-    def run(self, program: AbstractProgram, tolerance: float, max_iterations: int) -> Solution:
+    def run(
+        self, program: AbstractProgram, tolerance: float, max_iterations: int, start: Solution | None = None
+    ) -> Solution:
         """Solve, and return whatever was reached: never raises for an outcome."""
 
 
 class Auto(AbstractMethod):
     """Let `select_method` choose."""
 
-    def run(self, program: AbstractProgram, tolerance: float, max_iterations: int) -> Solution:
+    def run(
+        self, program: AbstractProgram, tolerance: float, max_iterations: int, start: Solution | None = None
+    ) -> Solution:
         """Run the method chosen by `select_method`."""
-        return select_method(program).run(program, tolerance, max_iterations)
+        return select_method(program).run(program, tolerance, max_iterations, start)
 
 
 @functools.singledispatch
@@ -101,6 +108,7 @@ def solve(
     *,
     tolerance: float = 1e-9,
     max_iterations: int = 20_000,
+    start: Solution | None = None,
     throw: bool = True,
 ) -> Solution:
     """Solve a convex programme and certify the answer.
@@ -113,6 +121,7 @@ def solve(
         method: how; `Auto()` asks `select_method(program)`.
         tolerance: largest accepted relative gap `|primal - dual| / max(|primal|, tiny)`.
         max_iterations: limit for iterative methods.
+        start: a solution of a similar programme to start from; never trusted, only nearer.
         throw: raise on any outcome but success; otherwise the outcome is a code in the result.
 
     Returns:
@@ -120,20 +129,14 @@ def solve(
         values, the rank with its tolerance and the seconds spent in each part.
 
     Raises:
-        UsageError: for a tolerance or a limit that is not positive, or a method that cannot solve the programme.
+        UsageError: for a tolerance or a limit that is not positive, a start of another shape, or a method that cannot
+            solve the programme.
         JobError: if `throw` and the outcome is not a success.
     """
     check_positive("tolerance", tolerance)
     check_positive("max_iterations", max_iterations)
-    solution = method.run(program, float(tolerance), int(max_iterations))
+    if start is not None:
+        check_shape("start.matrix", start.matrix, program.measurements.matrix_shape)
+        check_shape("start.dual", start.dual, program.targets.shape)
+    solution = method.run(program, float(tolerance), int(max_iterations), start)
     return solution.raise_if_failed() if throw else solution
-
-
-def nuclear_norm(matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
-    """`||X||_*`, the sum of the singular values."""
-    return jnp.sum(jnp.linalg.svd(matrix, compute_uv=False))
-
-
-def operator_norm(matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
-    """`||X||_op`, the largest singular value."""
-    return jnp.linalg.svd(matrix, compute_uv=False)[0]

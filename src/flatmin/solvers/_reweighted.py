@@ -54,6 +54,36 @@ class ReweightedMeasurements(AbstractMeasurements):
         return multiply(self.left, self.inner.adjoint(weights), self.right)
 
 
+class EntryWeighted(AbstractMeasurements):
+    """`A_i` replaced by `weights o A_i`, entry by entry.
+
+    Attributes:
+        inner: the measurements.
+        weights: shape (d1, d2).
+    """
+
+    inner: AbstractMeasurements
+    weights: Float[Array, "d1 d2"]
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """`(d1, d2)`."""
+        return self.inner.matrix_shape
+
+    @property
+    def num_measurements(self) -> int:
+        """`m`."""
+        return self.inner.num_measurements
+
+    def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " m"]:
+        """`A(weights o X)`."""
+        return self.inner.forward(self.weights * matrix)
+
+    def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
+        """`weights o A*(y)`."""
+        return self.weights * self.inner.adjoint(weights)
+
+
 def _square(factor: Array) -> Array:
     return jnp.diag(factor**2) if factor.ndim == 1 else factor @ factor
 
@@ -109,3 +139,13 @@ def _(op: ReweightedMeasurements):
         return None
     seen = op.inner.forward(jnp.outer(op.left, op.right))
     return seen**2
+
+
+@gram_diagonal.register
+def _(op: EntryWeighted):
+    inner = gram_diagonal(op.inner)
+    return None if inner is None or not _reads_entries(op.inner) else op.inner.forward(op.weights**2)
+
+
+def _reads_entries(op: AbstractMeasurements) -> bool:
+    return isinstance(op, EntryMeasurements | IdentityMeasurements)

@@ -63,14 +63,17 @@ def certified(
     )
 
 
-def infeasible(program: AbstractProgram, nearest: Float[Array, "d1 d2"], proof: Array, method: str) -> Solution:
+def infeasible(
+    program: AbstractProgram, nearest: Float[Array, "d1 d2"], proof: Array, method: str, iterations: int = 0
+) -> Solution:
     """The answer to contradictory targets.
 
     Args:
         program: the programme.
-        nearest: a least-squares solution of `A(X) = b`.
-        proof: y with `b.y = 1` and `A*(y) = 0` up to rounding.
+        nearest: a least-squares solution of `A(X) = b`, or the last point.
+        proof: y with `b.y - h*(y) = 1` and `N°(A*(y)) = 0` up to rounding.
         method: the method's name.
+        iterations: iterations spent.
 
     Returns:
         A solution with both values infinite, no gap, the proof in `stats["proof"]` and the size of its rounding,
@@ -83,7 +86,7 @@ def infeasible(program: AbstractProgram, nearest: Float[Array, "d1 d2"], proof: 
         dual_value=math.inf,
         gap=math.nan,
         residual=float(relative_residual(program, nearest)),
-        iterations=0,
+        iterations=iterations,
         outcome=Outcome.infeasible,
         method=method,
         stats={

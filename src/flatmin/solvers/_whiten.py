@@ -34,12 +34,14 @@ class Whitened(eqx.Module):
         mix: what follows it: `Q(X) = mix^T op(X)`; a vector is a diagonal, `None` the identity.
         back: `W`, which takes multipliers of Q to multipliers of A.
         targets: `c = W^T b`, shape (m',).
+        gains: the eigenvalues of `A A*` where Q is along its eigenvectors, else ones.
     """
 
     op: AbstractMeasurements
     mix: Array | None
     back: Array
     targets: Float[Array, " k"]
+    gains: Float[Array, " k"]
 
     def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " k"]:
         """`Q(X)`."""
@@ -56,6 +58,13 @@ class Whitened(eqx.Module):
         """`y = W u`, so that `A*(y) = Q*(u)`."""
         return self._spread(self.back, weights)
 
+    def unreached(self, targets: Float[Array, " m"]) -> Float[Array, " m"]:
+        """The part of b outside the range of A; for measurements whitened along the eigenvectors of `A A*`."""
+        if self.back.ndim == 1 or self.back.shape[0] == self.back.shape[1]:
+            return jnp.zeros_like(targets)
+        vectors = self.back * jnp.sqrt(self.gains)[None, :]
+        return targets - vectors @ (vectors.T @ targets)
+
     @staticmethod
     def _spread(factor: Array, weights: Array) -> Array:
         return factor * weights if factor.ndim == 1 else factor @ weights
@@ -65,12 +74,16 @@ class Whitened(eqx.Module):
         return matrix - self.adjoint(self.forward(matrix) - self.targets)
 
 
-def whiten(op: AbstractMeasurements, targets: Float[Array, " m"]) -> tuple[Whitened, Float[Array, " m"] | None]:
+def whiten(
+    op: AbstractMeasurements, targets: Float[Array, " m"], *, principal: bool = False
+) -> tuple[Whitened, Float[Array, " m"] | None]:
     """Orthonormal measurements of `{X : A(X) = b}`, and a proof if that set is empty.
 
     Args:
         op: the measurements.
         targets: b, shape (m,).
+        principal: whiten along the eigenvectors of the Gram matrix, so that up to a constant
+            `||A(X) - b||^2 = ||gains^{1/2} (Q(X) - c)||^2`: what a misfit in the l2 norm needs.
 
     Returns:
         The whitened measurements (of the consistent part of b, if b contradicts itself), and `None` or a vector y
@@ -84,15 +97,22 @@ def whiten(op: AbstractMeasurements, targets: Float[Array, " m"]) -> tuple[White
     diagonal = gram_diagonal(op)
     if diagonal is not None and bool(jnp.all(diagonal > 0)):
         weights = 1 / jnp.sqrt(diagonal)
-        return Whitened(op, weights, weights, weights * targets), None
+        return Whitened(op, weights, weights, weights * targets, diagonal), None
     if op.num_measurements > MAX_GRAM:
         raise UsageError(
             f"measurements: got m = {op.num_measurements}, expected m <= {MAX_GRAM} for {type(op).__name__}, whose "
             "m x m Gram matrix must be factorised; use fewer measurements (take) or entries"
         )
-    factor, null = _factor(np.asarray(kernel_form(op)))
+    if principal:
+        factor, gains, null = _principal(np.asarray(kernel_form(op)))
+    else:
+        factor, null = _factor(np.asarray(kernel_form(op)))
+        gains = np.ones(factor.shape[1])
     contradiction = _contradiction(null, np.asarray(targets))
-    white = Whitened(op, jnp.asarray(factor), jnp.asarray(factor), jnp.asarray(targets @ factor))
+    factor = jnp.asarray(factor)
+    white = Whitened(op, factor, factor, targets @ factor, jnp.asarray(gains))
+    if principal:
+        return white, contradiction
     size = op.num_measurements * op.matrix_shape[0] * op.matrix_shape[1]
     cheap = size * op.num_measurements <= STORED_WORK and size <= STORED_ENTRIES
     return _stored(white, targets) if cheap or isinstance(op, DenseMeasurements) else white, contradiction
@@ -114,6 +134,13 @@ def _factor(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values, vectors = np.linalg.eigh(equilibrated)
     kept = values > SINGULAR * max(values[-1], 1.0)
     return scale[:, None] * vectors[:, kept] / np.sqrt(values[kept]), scale[:, None] * vectors[:, ~kept]
+
+
+def _principal(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`W = V gains^{-1/2}`, the gains, and an orthonormal basis of the null space."""
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > SINGULAR * max(values[-1], np.finfo(float).tiny)
+    return vectors[:, kept] / np.sqrt(values[kept]), values[kept], vectors[:, ~kept]
 
 
 def _contradiction(null: np.ndarray, targets: np.ndarray) -> Float[Array, " m"] | None:
@@ -140,7 +167,7 @@ def _stored(white: Whitened, targets: Float[Array, " m"]) -> Whitened:
     again, _ = _factor(np.asarray(_overlap(tensor)))
     tensor = jnp.tensordot(jnp.asarray(again.T), tensor, 1)
     back = back @ again
-    return Whitened(DenseMeasurements(tensor), None, back, targets @ back)
+    return Whitened(DenseMeasurements(tensor), None, back, targets @ back, white.gains)
 
 
 @eqx.filter_jit

@@ -1,5 +1,6 @@
 """The certificate: what a primal and a dual point prove, recomputed without trusting who made them."""
 
+import functools
 from typing import NamedTuple
 
 import equinox as eqx
@@ -8,21 +9,26 @@ from jaxtyping import Array, Float
 
 from flatmin._core import check_finite, check_shape, require_float64
 from flatmin.solvers._base import AbstractProgram
+from flatmin.solvers._gauges import Nuclear
+from flatmin.solvers._splitting import Working
 from flatmin.solvers._whiten import whiten
+from flatmin.solvers.misfits import Exact, L2Ball
+from flatmin.solvers.symmetric import MinSymmetricNuclearNorm, MinTrace
 
 FEASIBLE = 1e-12
 
 
 class Certificate(NamedTuple):
-    """What is proved about `min N(X) s.t. A(X) = b`.
+    """What is proved about `min N(X) + h(A(X) - b)`.
 
     Attributes:
-        matrix: the primal point, moved onto `A(X) = b` if it was not there.
-        dual: the dual point after scaling, `N°(A*(y)) <= 1`.
-        primal_value: `N(matrix)`, an upper bound on the optimum.
-        dual_value: `b.y`, a lower bound on the optimum.
+        matrix: the primal point, moved into the domain of N and, if it was not there, of h.
+        dual: the dual point after scaling, `N°(A*(y)) <= 1` and y in the domain of h*.
+        primal_value: `N(matrix) + h(A(matrix) - b)`, an upper bound on the optimum.
+        dual_value: `b.y - h*(y)`, a lower bound on the optimum.
         gap: `|primal_value - dual_value| / max(|primal_value|, tiny)`, tiny the smallest normal number.
-        residual: `||A(X) - b|| / max(||b||, tiny)` of `matrix`.
+        residual: the violation of the constraint of h at `matrix`, divided by `max(||b||, tiny)`: `||A(X) - b||` for an
+            exact fit, what a ball is exceeded by, 0 for a loss.
     """
 
     matrix: Float[Array, "d1 d2"]
@@ -36,8 +42,9 @@ class Certificate(NamedTuple):
 def certify(program: AbstractProgram, matrix: Float[Array, "d1 d2"], dual: Float[Array, " m"]) -> Certificate:
     """Turn any two points into a proved interval for the optimum.
 
-    The multipliers are divided by `max(1, N°(A*(y)))`, or replaced by zero if they prove less than zero does, so
-    that they are feasible whatever was given. A matrix that misses the constraints by more than 1e-12 relative is
+    The multipliers are divided by what makes them feasible, or replaced by zero if they prove less than zero does, so
+    that they are feasible whatever was given. The matrix is moved into the domain of N (symmetric, or positive
+    semidefinite, where the programme asks for it), and one that misses the constraints by more than 1e-12 relative is
     projected onto them first (Frobenius-nearest), since an infeasible point bounds nothing. Both bounds then hold
     up to the rounding of one singular value decomposition and the remaining residual.
 
@@ -61,10 +68,11 @@ def certify(program: AbstractProgram, matrix: Float[Array, "d1 d2"], dual: Float
     require_float64("certify", matrix, dual)
     check_finite("matrix", matrix)
     check_finite("dual", dual)
+    matrix = into_domain(program, matrix)
     if float(relative_residual(program, matrix)) > FEASIBLE:
-        white, _ = whiten(program.measurements, program.targets)
+        work = _working(program)
         for _ in range(2):
-            matrix = white.project(matrix)
+            matrix = into_domain(program, work.feasible(matrix))
     return Certificate(matrix, *_measure(program, matrix, dual))
 
 
@@ -75,16 +83,47 @@ def _measure(program: AbstractProgram, matrix: Array, dual: Array) -> tuple[Arra
     return dual, float(primal_value), float(dual_value), gap, float(residual)
 
 
+@functools.singledispatch
+def into_domain(program: AbstractProgram, matrix: Float[Array, "d1 d2"]) -> Float[Array, "d1 d2"]:
+    """The nearest point where N is finite; the matrix itself where that is everything."""
+    del program
+    return matrix
+
+
+@into_domain.register
+def _(program: MinSymmetricNuclearNorm, matrix):
+    del program
+    return (matrix + matrix.T) / 2
+
+
+@into_domain.register
+def _(program: MinTrace, matrix):
+    values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
+    return jnp.where(values[0] < 0, (vectors * jnp.maximum(values, 0)[None, :]) @ vectors.T, (matrix + matrix.T) / 2)
+
+
+def _working(program: AbstractProgram) -> Working:
+    exact = isinstance(program.misfit, Exact)
+    white, _ = whiten(program.measurements, program.targets, principal=not exact)
+    misfit = program.misfit
+    if isinstance(misfit, L2Ball):
+        unreached = white.unreached(program.targets)
+        misfit = L2Ball(jnp.sqrt(jnp.maximum(misfit.radius**2 - jnp.sum(unreached**2), 1e-300)))
+    return Working(white, misfit, Nuclear())
+
+
 @eqx.filter_jit
 def _bounds(program: AbstractProgram, matrix: Array, dual: Array) -> tuple[Array, Array, Array, Array]:
-    dual = dual / jnp.maximum(1.0, program.polar_norm(program.measurements.adjoint(dual)))
-    value = program.targets @ dual
+    op, misfit = program.measurements, program.misfit
+    dual = dual / jnp.maximum(1.0, jnp.maximum(program.polar_norm(op.adjoint(dual)), misfit.limit(dual)))
+    value = program.targets @ dual - misfit.conjugate(dual)
     dual = jnp.where(value > 0, dual, 0.0)
-    return dual, program.norm(matrix), jnp.maximum(value, 0.0), relative_residual(program, matrix)
+    primal = program.norm(matrix) + misfit.value(op.forward(matrix) - program.targets)
+    return dual, primal, jnp.maximum(value, 0.0), relative_residual(program, matrix)
 
 
 @eqx.filter_jit
 def relative_residual(program: AbstractProgram, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
-    """`||A(X) - b|| / max(||b||, tiny)`."""
-    miss = jnp.linalg.norm(program.measurements.forward(matrix) - program.targets)
+    """The violation of the misfit's constraint, divided by `max(||b||, tiny)`; `||A(X) - b||` for an exact fit."""
+    miss = program.misfit.violation(program.measurements.forward(matrix) - program.targets)
     return miss / jnp.maximum(jnp.linalg.norm(program.targets), jnp.finfo(jnp.float64).tiny)

@@ -9,24 +9,32 @@ from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
 from flatmin.solvers._solution import certified, infeasible, zero
 from flatmin.solvers._whiten import whiten
 from flatmin.solvers.certificate import certify
+from flatmin.solvers.misfits import Exact
 from flatmin.solvers.programs import MinFrobenius
 
 
 class ClosedForm(AbstractMethod):
     """`X = A*((A A*)^+ b)` for `MinFrobenius`; one factorisation, no iterations."""
 
-    def run(self, program: AbstractProgram, tolerance: float, max_iterations: int) -> Solution:
+    def run(
+        self, program: AbstractProgram, tolerance: float, max_iterations: int, start: Solution | None = None
+    ) -> Solution:
         """Solve `min ||X||_F s.t. A(X) = b`; the dual point is `(A A*)^+ b / ||X||_F`.
 
         Raises:
             UsageError: for another programme, or m too large for its Gram matrix.
         """
-        del max_iterations
+        del max_iterations, start
+        if isinstance(program, MinFrobenius) and not isinstance(program.misfit, Exact):
+            raise UsageError(
+                f"misfit: got {type(program.misfit).__name__} for MinFrobenius, expected Exact(); its closed form is "
+                "for an exact fit"
+            )
         if not isinstance(program, MinFrobenius):
             raise UsageError(f"method: got ClosedForm for {type(program).__name__}, expected MinFrobenius; use Auto()")
         if not bool(jnp.any(program.targets)):
             return zero(program, "ClosedForm")
-        start = time.perf_counter()
+        began = time.perf_counter()
         white, proof = whiten(program.measurements, program.targets)
         weights = white.targets
         matrix = white.adjoint(weights)
@@ -40,7 +48,7 @@ class ClosedForm(AbstractMethod):
             method="ClosedForm",
             iterations=0,
             shortfall=Outcome.stalled,
-            stats={"seconds": {"total": time.perf_counter() - start}},
+            stats={"seconds": {"total": time.perf_counter() - began}},
         )
 
 

@@ -1,8 +1,9 @@
-"""Douglas-Rachford splitting for the nuclear norm, with residual balancing and a Newton polish.
+"""Douglas-Rachford splitting of a gauge and a misfit, with residual balancing and a Newton polish.
 
-One iteration is one singular value thresholding and one projection onto `{X : A(X) = b}`:
-`X = shrink(Z, t)`, `P = project(2X - Z)`, `Z <- Z + relaxation (P - X)`. Its fixed points hold the solution `X` and,
-exactly, a subgradient `M = (Z - X)/t = A*(y)`. The step t weighs progress in X against progress in M; it is moved
+One iteration is one proximal map of the gauge (for the nuclear norm singular value thresholding) and one of the misfit
+(for an exact fit the projection onto `{X : A(X) = b}`): `X = shrink(Z, t)`, `P = pull(2X - Z, t)`,
+`Z <- Z + relaxation (P - X)`. Its fixed points hold the solution `X` and, exactly, a subgradient
+`M = (Z - X)/t = A*(y)`. The step t weighs progress in X against progress in M; it is moved
 after each block so that both change at the same relative rate, by ever smaller factors, so that it settles and
 convergence is that of a fixed step (Eckstein & Bertsekas 1992).
 """
@@ -16,12 +17,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flatmin._core import Outcome, Solution, UsageError, check_positive
-from flatmin.solvers._base import AbstractMethod, AbstractProgram, nuclear_norm, operator_norm, select_method
+from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
+from flatmin.solvers._gauges import Trace
+from flatmin.solvers._plain import Plain, to_plain
 from flatmin.solvers._polish import affordable, polish
+from flatmin.solvers._prepare import Prepared, prepare
 from flatmin.solvers._solution import certified, infeasible, zero
-from flatmin.solvers._whiten import Whitened, whiten
+from flatmin.solvers._splitting import Working
 from flatmin.solvers.certificate import certify
+from flatmin.solvers.misfits import Exact
 from flatmin.solvers.programs import MinNuclearNorm, MinScaledNuclearNorm
+from flatmin.solvers.robust import RobustPCA
+from flatmin.solvers.symmetric import MinSymmetricNuclearNorm, MinTrace
 
 BLOCK = 10
 """Iterations between two looks at the gap and the step."""
@@ -38,6 +45,9 @@ SETTLE = 20.0
 SMALLEST_STEP = 1e-3
 """Smallest step, where the largest singular value of the minimum-Frobenius point is 1."""
 
+SEPARATED = 1e-10
+"""Largest polar of multipliers worth 1 that counts as a proof of infeasibility."""
+
 STALLED = 1e-15
 """Relative change of an iteration below which nothing moves any more."""
 
@@ -50,20 +60,22 @@ class _State(eqx.Module):
     rank: Int[Array, ""]
     matrix: Float[Array, "d1 d2"]
     weights: Float[Array, " k"]
+    miss: Float[Array, " k"]
     primal: Float[Array, ""]
     dual: Float[Array, ""]
     iterations: Int[Array, ""]
 
     @property
     def gap(self) -> Array:
-        return (self.primal - self.dual) / self.primal
+        # a dual value above the primal one is no proof of anything but of a domain that is empty or violated
+        return jnp.abs(self.primal - self.dual) / jnp.maximum(self.primal, jnp.finfo(self.primal.dtype).tiny)
 
-    def with_point(self, white: Whitened, matrix: Array, weights: Array) -> "_State":
+    def with_point(self, work: Working, matrix: Array, weights: Array) -> "_State":
         """Keep the better of the points known, and the better of the multipliers."""
-        matrix = white.project(matrix)
-        primal = nuclear_norm(matrix)
-        weights = weights / jnp.maximum(1.0, operator_norm(white.adjoint(weights)))
-        dual = white.targets @ weights
+        matrix = work.feasible(matrix)
+        primal = work.gauge.value(matrix) + work.charge(matrix)
+        weights = work.feasible_multipliers(weights)
+        dual = work.bound(weights)
         better, tighter = primal < self.primal, dual > self.dual
         return dataclasses.replace(
             self,
@@ -75,7 +87,7 @@ class _State(eqx.Module):
 
 
 class DouglasRachford(AbstractMethod):
-    """Solves `MinNuclearNorm` and `MinScaledNuclearNorm`; the choice of `Auto` for both.
+    """Solves every programme whose gauge has a proximal map, with any misfit; the choice of `Auto` for them.
 
     Memory is a few d1 x d2 matrices beside the measurements, and the m x m Gram matrix unless that is diagonal
     (completion). One iteration is one d1 x d2 singular value decomposition, one forward and one adjoint.
@@ -95,34 +107,30 @@ class DouglasRachford(AbstractMethod):
         if not 0 < self.relaxation < 2:
             raise UsageError(f"relaxation: got {self.relaxation}, expected a value between 0 and 2, ends excluded")
 
-    def run(self, program: AbstractProgram, tolerance: float, max_iterations: int) -> Solution:
+    def run(
+        self, program: AbstractProgram, tolerance: float, max_iterations: int, start: Solution | None = None
+    ) -> Solution:
         """Iterate, polish, certify.
 
         Raises:
-            UsageError: for another programme, or m too large for its Gram matrix.
+            UsageError: for a programme without a proximal map, or m too large for its Gram matrix.
         """
         name = "DouglasRachford"
-        if isinstance(program, MinScaledNuclearNorm):
-            plain, restore = program.to_plain(), program.from_plain
-        elif isinstance(program, MinNuclearNorm):
-            plain, restore = program, lambda matrix: matrix
-        else:
-            raise UsageError(
-                f"method: got DouglasRachford for {type(program).__name__}, expected MinNuclearNorm or "
-                "MinScaledNuclearNorm; use Auto()"
-            )
+        plain = to_plain(program)
         if not bool(jnp.any(program.targets)):
             return zero(program, name)
         clock = [time.perf_counter()]
-        white, proof = whiten(plain.measurements, plain.targets)
-        if proof is not None:
-            return infeasible(program, restore(white.adjoint(white.targets)), proof, name)
-        scale = operator_norm(white.adjoint(white.targets))
-        white = dataclasses.replace(white, targets=white.targets / scale)
+        ready = prepare(program, plain)
+        if ready.proof is not None:
+            return infeasible(program, plain.leave(ready.scale * ready.nearest), ready.proof, name)
         clock.append(time.perf_counter())
-        state, outcome, polished, polish_seconds = self._iterate(white, tolerance, max_iterations)
+        state, outcome, polished, polish_seconds = self._iterate(ready, plain, tolerance, max_iterations, start)
         clock.append(time.perf_counter())
-        certificate = certify(program, restore(scale * state.matrix), white.multipliers(state.weights))
+        if outcome is Outcome.infeasible:
+            proof = ready.multipliers(state.weights)
+            nearest = plain.leave(ready.scale * state.matrix)
+            return infeasible(program, nearest, proof / (program.targets @ proof), name, int(state.iterations))
+        certificate = certify(program, plain.leave(ready.scale * state.matrix), ready.multipliers(state.weights))
         clock.append(time.perf_counter())
         return certified(
             certificate,
@@ -132,7 +140,7 @@ class DouglasRachford(AbstractMethod):
             shortfall=outcome,
             stats={
                 "polished": polished,
-                "step": float(state.step * scale),
+                "step": float(state.step * ready.scale),
                 "seconds": {
                     "prepare": clock[1] - clock[0],
                     "iterate": clock[2] - clock[1] - polish_seconds,
@@ -142,26 +150,38 @@ class DouglasRachford(AbstractMethod):
             },
         )
 
-    def _iterate(self, white: Whitened, tolerance: float, max_iterations: int) -> tuple[_State, Outcome, bool, float]:
-        state = _start(white, self.first_step)
+    def _iterate(
+        self, ready: Prepared, plain: Plain, tolerance: float, max_iterations: int, start: Solution | None
+    ) -> tuple[_State, Outcome, bool, float]:
+        work = ready.work
+        state = _start(work, self.first_step)
+        if start is not None:
+            state = _warm(work, state, plain.enter(start.matrix) / ready.scale, plain.measurements.adjoint(start.dual))
+        can_be_infeasible = isinstance(work.gauge, Trace)
         # stop a little below the tolerance: the certificate is measured in the user's coordinates
         tolerance, seconds = 0.5 * tolerance, 0.0
-        target = max(tolerance, POLISH_TARGET) if self.newton else tolerance
+        newton = self.newton and isinstance(work.misfit, Exact)
+        target = max(tolerance, POLISH_TARGET) if newton else tolerance
+        stages = newton or can_be_infeasible
         while True:
-            done = int(state.iterations)
-            stop = min(done + max(STAGE, done // 4), max_iterations) if self.newton else max_iterations
-            state = _advance(white, state, self.relaxation, target, stop)
+            done, before = int(state.iterations), state.miss
+            stop = min(done + max(STAGE, done // 4), max_iterations) if stages else max_iterations
+            state = _advance(work, state, self.relaxation, target, stop)
             gap, rank = float(state.gap), int(state.rank)
-            if self.newton and gap <= POLISH_BELOW and affordable(white, rank):
-                start = time.perf_counter()
-                found = polish(white, state.matrix, state.weights, rank)
+            if newton and gap <= POLISH_BELOW and affordable(work.white, rank):
+                began = time.perf_counter()
+                found = polish(work.white, state.matrix, state.weights, rank)
                 if found is not None:
-                    better = _take_point(white, state, *map(jnp.asarray, found))
+                    better = _take_point(work, state, *map(jnp.asarray, found))
                     if float(better.gap) <= tolerance:
-                        return better, Outcome.stalled, True, seconds + time.perf_counter() - start
-                seconds += time.perf_counter() - start
+                        return better, Outcome.stalled, True, seconds + time.perf_counter() - began
+                seconds += time.perf_counter() - began
             if gap <= tolerance:
                 return state, Outcome.stalled, False, seconds
+            if can_be_infeasible:
+                direction = before - state.miss
+                if _separates(work, direction):
+                    return dataclasses.replace(state, weights=direction), Outcome.infeasible, False, seconds
             if int(state.iterations) >= max_iterations:
                 return state, Outcome.max_iterations, False, seconds
             if float(state.change) < STALLED:
@@ -170,9 +190,10 @@ class DouglasRachford(AbstractMethod):
 
 
 @eqx.filter_jit
-def _start(white: Whitened, first_step: float) -> _State:
+def _start(work: Working, first_step: float) -> _State:
+    white = work.white
     nearest = white.adjoint(white.targets)
-    step = jnp.asarray(first_step) * operator_norm(nearest)
+    step = jnp.asarray(first_step) * work.gauge.size(nearest)
     empty = _State(
         Z=nearest,
         step=step,
@@ -181,50 +202,58 @@ def _start(white: Whitened, first_step: float) -> _State:
         rank=jnp.asarray(0),
         matrix=nearest,
         weights=jnp.zeros_like(white.targets),
+        miss=jnp.zeros_like(white.targets),
         primal=jnp.asarray(jnp.inf),
         dual=jnp.asarray(0.0),
         iterations=jnp.asarray(0),
     )
-    return empty.with_point(white, nearest, white.targets)
-
-
-_take_point = eqx.filter_jit(lambda white, state, matrix, weights: state.with_point(white, matrix, weights))
+    return empty.with_point(work, nearest, white.targets)
 
 
 @eqx.filter_jit
-def _advance(white: Whitened, state: _State, relaxation: float, target: float, stop: int) -> _State:
+def _warm(work: Working, state: _State, matrix: Float[Array, "d1 d2"], subgradient: Float[Array, "d1 d2"]) -> _State:
+    step = jnp.maximum(0.3 * work.gauge.size(matrix), SMALLEST_STEP)
+    state = dataclasses.replace(state, Z=matrix + step * subgradient, step=step, next_step=step)
+    return state.with_point(work, matrix, work.white.forward(subgradient))
+
+
+_take_point = eqx.filter_jit(lambda work, state, matrix, weights: state.with_point(work, matrix, weights))
+
+
+@eqx.filter_jit
+def _polar_and_value(work: Working, weights: Float[Array, " k"]) -> tuple[Array, Array]:
+    return work.gauge.polar(work.white.adjoint(weights)), work.white.targets @ weights
+
+
+def _separates(work: Working, direction: Float[Array, " k"]) -> bool:
+    """Whether `c.u > 0` and `N°(Q*(u)) = 0` up to rounding: no X in the domain of N fits."""
+    polar, value = map(float, _polar_and_value(work, direction))
+    return value > 0 and polar <= SEPARATED * value
+
+
+@eqx.filter_jit
+def _advance(work: Working, state: _State, relaxation: float, target: float, stop: int) -> _State:
     """Blocks of iterations until the gap is at most `target`, `stop` is reached or nothing moves."""
 
     def unfinished(state: _State) -> Array:
         return (state.gap > target) & (state.iterations < stop) & (state.change >= STALLED)
 
-    return jax.lax.while_loop(unfinished, lambda state: _block(white, state, jnp.asarray(relaxation)), state)
+    return jax.lax.while_loop(unfinished, lambda state: _block(work, state, jnp.asarray(relaxation)), state)
 
 
-def shrink(matrix: Float[Array, "d1 d2"], threshold: Float[Array, ""]) -> tuple[Float[Array, "d1 d2"], Int[Array, ""]]:
-    """Singular value thresholding, `U max(S - t, 0) V^T`, and the number of singular values above t.
+def _block(work: Working, state: _State, relaxation: Array) -> _State:
+    white = work.white
 
-    By the eigenvectors of the smaller Gram matrix, three times as fast as a singular value decomposition. The
-    singular values lost to squaring are those far below t, which vanish: the error is about
-    `eps (s_1 / t)^2 s_1 / 2`, and the certificate never goes this way.
-    """
-    if matrix.shape[0] < matrix.shape[1]:
-        result, rank = shrink(matrix.T, threshold)
-        return result.T, rank
-    squares, V = jnp.linalg.eigh(matrix.T @ matrix)
-    values = jnp.sqrt(jnp.maximum(squares, threshold**2))
-    return ((matrix @ V) * (1 - threshold / values)[None, :]) @ V.T, jnp.sum(squares > threshold**2)
-
-
-def _block(white: Whitened, state: _State, relaxation: Array) -> _State:
     def iterate(_, carry):
-        Z, step, next_step, *_ = carry
-        X, rank = shrink(Z, step)
+        Z, step, next_step, X, P, *_ = carry
+        before = P
+        X, rank = work.gauge.shrink(Z, step)
         subgradient = (Z - X) / step
         Z = X + next_step * subgradient  # the same pair (X, subgradient) at another step
-        miss = white.forward(2 * X - Z) - white.targets
+        seen = white.forward(2 * X - Z)
+        miss = seen - work.pull(seen, next_step)
         P = 2 * X - Z - white.adjoint(miss)
-        return Z + relaxation * (P - X), next_step, next_step, X, P, subgradient, miss, rank
+        return Z + relaxation * (P - X), next_step, next_step, X, P, subgradient, miss, rank, before
 
     zeros = jnp.zeros_like(state.Z)
     carry = (
@@ -236,12 +265,11 @@ def _block(white: Whitened, state: _State, relaxation: Array) -> _State:
         zeros,
         jnp.zeros_like(white.targets),
         state.rank,
+        zeros,
     )
-    Z, step, _, X, P, subgradient, miss, rank = jax.lax.fori_loop(0, BLOCK, iterate, carry)
+    Z, step, _, X, P, subgradient, miss, rank, before = jax.lax.fori_loop(0, BLOCK, iterate, carry)
     change = jnp.linalg.norm(P - X) / jnp.linalg.norm(Z)
-    # how far X is from the affine set, how far the subgradient from the range of A*, both relative
-    in_primal = jnp.linalg.norm(P - X) / jnp.linalg.norm(X)
-    in_dual = jnp.linalg.norm(subgradient - white.adjoint(white.forward(subgradient))) / jnp.linalg.norm(subgradient)
+    in_primal, in_dual = _imbalance(work, X, P, before, subgradient, step)
     freedom = 1 / (1 + state.iterations / (BLOCK * SETTLE)) ** 2
     ratio = jnp.clip(jnp.sqrt(in_dual / in_primal), 0.5, 2.0) ** freedom
     state = dataclasses.replace(
@@ -251,18 +279,23 @@ def _block(white: Whitened, state: _State, relaxation: Array) -> _State:
         next_step=jnp.where(jnp.isfinite(ratio), jnp.maximum(step * ratio, SMALLEST_STEP), step),
         change=change,
         rank=rank,
+        miss=miss,
         iterations=state.iterations + BLOCK,
     )
-    return state.with_point(white, X, -miss / step)
+    return state.with_point(work, X, -miss / step)
 
 
-@select_method.register
-def _(program: MinNuclearNorm) -> AbstractMethod:
-    del program
-    return DouglasRachford()
+def _imbalance(work: Working, X: Array, P: Array, before: Array, subgradient: Array, step: Array) -> tuple[Array, ...]:
+    """How far the primal and the dual conditions are from holding, both relative."""
+    white = work.white
+    in_primal = jnp.linalg.norm(P - X) / jnp.linalg.norm(X)
+    if isinstance(work.misfit, Exact):
+        # how far X is from the affine set, how far the subgradient from the range of A*
+        outside = jnp.linalg.norm(subgradient - white.adjoint(white.forward(subgradient)))
+    else:
+        outside = jnp.linalg.norm(P - before) / step
+    return in_primal, outside / jnp.linalg.norm(subgradient)
 
 
-@select_method.register
-def _(program: MinScaledNuclearNorm) -> AbstractMethod:
-    del program
-    return DouglasRachford()
+for _program in (MinNuclearNorm, MinScaledNuclearNorm, MinSymmetricNuclearNorm, MinTrace, RobustPCA):
+    select_method.register(_program, lambda _: DouglasRachford())

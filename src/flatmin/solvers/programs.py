@@ -1,14 +1,15 @@
-"""The programmes: minimum nuclear norm, its weighted form, minimum Frobenius norm; all subject to `A(X) = b`."""
+"""The programmes over all matrices: nuclear norm, its weighted form, Frobenius norm."""
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from flatmin._core import UsageError
 from flatmin.measurements import AbstractMeasurements, col_gram, row_gram
-from flatmin.solvers._base import AbstractProgram, nuclear_norm, operator_norm
-from flatmin.solvers._reweighted import ReweightedMeasurements, multiply
+from flatmin.solvers._base import AbstractProgram
+from flatmin.solvers._gauges import nuclear_norm, operator_norm
+from flatmin.solvers._reweighted import multiply
+from flatmin.solvers._roots import roots
+from flatmin.solvers.misfits import AbstractMisfit, Exact
 
 
 class MinNuclearNorm(AbstractProgram):
@@ -17,6 +18,7 @@ class MinNuclearNorm(AbstractProgram):
     Attributes:
         measurements: `A`, in float64.
         targets: `b`, shape (m,), float64.
+        misfit: what to charge for `A(X) - b`; default `Exact()`.
 
     Raises:
         UsageError: for targets of a wrong shape, not finite or not float64.
@@ -24,6 +26,7 @@ class MinNuclearNorm(AbstractProgram):
 
     measurements: AbstractMeasurements
     targets: Array = eqx.field(converter=jnp.asarray)
+    misfit: AbstractMisfit = eqx.field(default_factory=Exact)
 
     def norm(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
         """`||X||_*`."""
@@ -40,6 +43,7 @@ class MinFrobenius(AbstractProgram):
     Attributes:
         measurements: `A`, in float64.
         targets: `b`, shape (m,), float64.
+        misfit: `Exact()`, the only one that its closed form knows.
 
     Raises:
         UsageError: for targets of a wrong shape, not finite or not float64.
@@ -47,6 +51,7 @@ class MinFrobenius(AbstractProgram):
 
     measurements: AbstractMeasurements
     targets: Array = eqx.field(converter=jnp.asarray)
+    misfit: AbstractMisfit = eqx.field(default_factory=Exact)
 
     def norm(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
         """`||X||_F`."""
@@ -62,11 +67,15 @@ class MinScaledNuclearNorm(AbstractProgram):
 
     `D_out = (1/m) sum A_i A_i^T`, `D_in = (1/m) sum A_i^T A_i`, so four times the optimal value is the smallest
     trace of the Hessian of `(1/m) ||A(W_2 W_1) - b||^2` over interpolating factors. The dual is
-    `max b.y s.t. ||D_out^{-1/2} A*(y) D_in^{-1/2}||_op <= 1`.
+    `max b.y s.t. ||D_out^{-1/2} A*(y) D_in^{-1/2}||_op <= 1`. In the notation of [D], `D_1 = D_out^{1/2} / sqrt(d_2)`
+    and `D_2 = D_in^{1/2} / sqrt(d_1)`: the same solutions, the value divided by `sqrt(d_1 d_2)`.
 
     Attributes:
         measurements: `A`, in float64.
         targets: `b`, shape (m,), float64.
+        misfit: what to charge for `A(X) - b`; default `Exact()`.
+        roots: `D_out^{1/2}` and `D_in^{1/2}`; vectors if diagonal.
+        inverse_roots: their inverses.
 
     Raises:
         UsageError: for targets of a wrong shape, not finite or not float64; or if D_out or D_in is singular, naming
@@ -75,14 +84,16 @@ class MinScaledNuclearNorm(AbstractProgram):
 
     measurements: AbstractMeasurements
     targets: Array
+    misfit: AbstractMisfit
     roots: tuple[Array, Array]
     inverse_roots: tuple[Array, Array]
 
-    def __init__(self, measurements: AbstractMeasurements, targets: ArrayLike):
+    def __init__(self, measurements: AbstractMeasurements, targets: ArrayLike, misfit: AbstractMisfit | None = None):
         m = measurements.num_measurements
         self.measurements, self.targets = measurements, jnp.asarray(targets)
-        out_root, out_inverse = _roots(row_gram(measurements) / m, "row", "D_out")
-        in_root, in_inverse = _roots(col_gram(measurements) / m, "column", "D_in")
+        self.misfit = Exact() if misfit is None else misfit
+        out_root, out_inverse = roots(row_gram(measurements) / m, "row", "D_out", "MinNuclearNorm")
+        in_root, in_inverse = roots(col_gram(measurements) / m, "column", "D_in", "MinNuclearNorm")
         self.roots = (out_root, in_root)
         self.inverse_roots = (out_inverse, in_inverse)
 
@@ -92,41 +103,4 @@ class MinScaledNuclearNorm(AbstractProgram):
 
     def polar_norm(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
         """`||D_out^{-1/2} Z D_in^{-1/2}||_op`."""
-        return operator_norm(self.from_plain(matrix))
-
-    def to_plain(self) -> MinNuclearNorm:
-        """The plain programme in `X' = D_out^{1/2} X D_in^{1/2}`, with `A_i' = D_out^{-1/2} A_i D_in^{-1/2}`."""
-        return MinNuclearNorm(ReweightedMeasurements(self.measurements, *self.inverse_roots), self.targets)
-
-    def from_plain(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, "d1 d2"]:
-        """`X = D_out^{-1/2} X' D_in^{-1/2}`."""
-        return multiply(self.inverse_roots[0], matrix, self.inverse_roots[1])
-
-
-def _roots(moment: Array, line: str, name: str) -> tuple[Array, Array]:
-    """Square root of a moment and its inverse; vectors if the moment is diagonal.
-
-    Raises:
-        UsageError: if the moment is singular to working precision.
-    """
-    host = np.asarray(moment)
-    diagonal = np.diagonal(host)
-    remedy = "drop it, add measurements, or use MinNuclearNorm, which needs no inverse"
-    if diagonal.min() <= 1e-14 * max(diagonal.max(), 0):
-        unseen = np.flatnonzero(diagonal <= 1e-14 * max(diagonal.max(), 0))
-        raise UsageError(
-            f"measurements: got {unseen.size} {line}(s) that no measurement sees, the first is {line} {unseen[0]}, "
-            f"expected an invertible {name}; {remedy}"
-        )
-    if not np.any(host - np.diag(diagonal)):
-        root = jnp.sqrt(diagonal)
-        return root, 1 / root
-    values, vectors = np.linalg.eigh(host)
-    if values[0] <= 1e-13 * values[-1]:
-        mostly = int(np.argmax(np.abs(vectors[:, 0])))
-        raise UsageError(
-            f"measurements: got a singular {name} (eigenvalues from {values[0]:.1e} to {values[-1]:.1e}), expected an "
-            f"invertible one: a combination of {line}s, mostly {line} {mostly}, is seen by no measurement; {remedy}"
-        )
-    root = (vectors * np.sqrt(values)) @ vectors.T
-    return jnp.asarray(root), jnp.asarray((vectors / np.sqrt(values)) @ vectors.T)
+        return operator_norm(multiply(self.inverse_roots[0], matrix, self.inverse_roots[1]))

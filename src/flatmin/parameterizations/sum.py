@@ -1,0 +1,48 @@
+"""Sums of parameterizations: low rank plus sparse."""
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, Key, PyTree
+
+from flatmin._core import UsageError
+from flatmin.parameterizations._base import AbstractParameterization, unknown_scheme
+from flatmin.parameterizations.schemes import AbstractScheme, Balanced, Flattest
+
+
+class Sum(AbstractParameterization):
+    """`X = X_1(p_1) + X_2(p_2) + ...`; params are the tuple `(p_1, p_2, ...)`.
+
+    Robust PCA is a deep matrix plus `Hadamard(shape, 1)`, a free matrix.
+
+    Attributes:
+        parts: the terms, of equal shape.
+    """
+
+    parts: tuple[AbstractParameterization, ...] = eqx.field(converter=tuple)
+
+    def __check_init__(self):
+        shapes = {part.matrix_shape for part in self.parts}
+        if len(shapes) != 1:
+            raise UsageError(f"parts: got matrix shapes {sorted(shapes)}, expected one or more parts of one shape")
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """`(d1, d2)`."""
+        return self.parts[0].matrix_shape
+
+    def matrix(self, params: tuple[PyTree, ...]) -> Float[Array, "d1 d2"]:
+        """The sum."""
+        first, *rest = (part.matrix(p) for part, p in zip(self.parts, params, strict=True))
+        return sum(rest, start=first)
+
+    def init_params(self, key: Key[Array, ""], scheme: AbstractScheme) -> tuple[PyTree, ...]:
+        """Every part by the same scheme, with its own key.
+
+        Raises:
+            UsageError: for a scheme that a part does not have, or one that starts from a given matrix: how to split it
+                over the parts is not known.
+        """
+        if isinstance(scheme, Balanced | Flattest):
+            raise unknown_scheme(self, scheme, "Gaussian, Small, or init_params of each part")
+        keys = jax.random.split(key, len(self.parts))
+        return tuple(part.init_params(k, scheme) for part, k in zip(self.parts, keys, strict=True))

@@ -1,0 +1,73 @@
+"""The weighted l_p norms of the Hadamard family: what flatness means for entrywise products."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from flatmin._core import UsageError, check_at_least
+from flatmin.measurements import AbstractMeasurements, entry_gram
+from flatmin.solvers._base import AbstractProgram
+from flatmin.solvers.misfits import AbstractMisfit, Exact
+
+
+class MinWeightedLp(AbstractProgram):
+    """`min (sum_c D_c |x_c|^p)^{1/p} s.t. A(x) = b`, `p = 2 - 2/k`: flat solutions of k Hadamard factors [D, Sec 5].
+
+    `D_c = (1/m) sum_i A_ic^2`, and `2k` times the p-th power of the optimal value is the smallest trace of the Hessian
+    of `(1/m) ||A(v_1 o ... o v_k) - b||^2`. At k = 2 this is a weighted l1 norm; as k grows it tends to a weighted l2
+    norm. Since `1 <= p < 2` it is convex for every k >= 2, and the certificate holds for every depth. The dual is
+    `max b.y s.t. (sum_c D_c^{-q/p} |A*(y)_c|^q)^{1/q} <= 1`, `1/p + 1/q = 1` (a weighted maximum at p = 1).
+
+    Attributes:
+        measurements: `A`, in float64; a vector x is a (d, 1) matrix.
+        targets: `b`, shape (m,), float64.
+        misfit: what to charge for `A(x) - b`; default `Exact()`, the only one for k > 2.
+        weights: `D_c`, the shape of the matrix.
+        power: p.
+
+    Raises:
+        UsageError: for k < 2 (the trace of one factor does not depend on x), an entry that no measurement sees, or
+            targets of a wrong shape, not finite or not float64.
+    """
+
+    measurements: AbstractMeasurements
+    targets: Array
+    misfit: AbstractMisfit
+    weights: Float[Array, "d1 d2"]
+    power: float
+
+    def __init__(
+        self,
+        measurements: AbstractMeasurements,
+        targets: ArrayLike,
+        misfit: AbstractMisfit | None = None,
+        *,
+        depth: int = 2,
+    ):
+        check_at_least("depth", depth, 2)
+        self.measurements, self.targets = measurements, jnp.asarray(targets)
+        self.misfit = Exact() if misfit is None else misfit
+        self.power = 2 - 2 / depth
+        self.weights = entry_gram(measurements) / measurements.num_measurements
+        host = np.asarray(self.weights)
+        if not host.min() > 1e-28 * host.max():
+            where = tuple(int(i) for i in np.unravel_index(np.argmin(host), host.shape))
+            raise UsageError(
+                f"measurements: got an entry that no measurement sees, {where}, expected a positive D_c for each; drop "
+                "it or add measurements"
+            )
+
+    def norm(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
+        """`(sum D |x|^p)^{1/p}`."""
+        sizes = jnp.abs(matrix)
+        largest = jnp.maximum(jnp.max(sizes), jnp.finfo(matrix.dtype).tiny)
+        return largest * jnp.sum(self.weights * (sizes / largest) ** self.power) ** (1 / self.power)
+
+    def polar_norm(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
+        """`(sum D^{-q/p} |z|^q)^{1/q}`, or `max |z| / D` at p = 1."""
+        sizes = jnp.abs(matrix) * self.weights ** (-1 / self.power)
+        largest = jnp.maximum(jnp.max(sizes), jnp.finfo(matrix.dtype).tiny)
+        if self.power == 1:
+            return jnp.max(sizes)
+        q = self.power / (self.power - 1)
+        return largest * jnp.sum((sizes / largest) ** q) ** (1 / q)
