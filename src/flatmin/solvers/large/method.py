@@ -73,9 +73,9 @@ def complete(
 
     With factors, `||D1 X D2||_* = min (||D1 L||^2 + ||D2 R||^2) / 2`, so that each sweep is a ridge regression a row
     and one a column, `O(m k^2)`. Anderson acceleration (safeguarded by the objective) shortens the tail. The
-    certificate decides when to stop; where it finds directions outside the factors that lower the
-    objective, they are added, so that the end point is optimal over all matrices, not only over those of the first rank. A radius is met by a search
-    for the penalty whose residual has that norm, each solve started at the last.
+    certificate decides when to stop; where it finds directions outside the factors that lower the objective, they
+    are added, so that the end point is optimal over all matrices, not only over those of the first rank. A radius is
+    met by a search for the penalty whose residual has that norm, each solve started at the last.
 
     Args:
         problem: from `large_completion`.
@@ -118,6 +118,28 @@ def complete(
     return solution.raise_if_failed() if throw else solution
 
 
+def largest_penalty(problem: LargeCompletion, *, seed: int = 0) -> float:
+    """About the penalty from which on X = 0 is the answer: `||D1^{-1} A*(Y) D2^{-1}||_op`, from below.
+
+    Args:
+        problem: the data; its own penalty or radius plays no part.
+        seed: of the power iteration's start.
+
+    Returns:
+        A number in the units of the penalty, by eight power iterations: no bound, a scale to choose penalties on.
+    """
+    return problem.scale * _largest(problem, np.random.default_rng([seed, 8]))
+
+
+def _largest(problem: LargeCompletion, rng: np.random.Generator) -> float:
+    matrix, transpose = weighted(problem, problem.values)
+    probe = rng.standard_normal(problem.shape[1])
+    for _ in range(8):
+        probe = transpose @ (matrix @ probe)
+        probe /= max(float(np.linalg.norm(probe)), 1e-300)
+    return float(np.linalg.norm(matrix @ probe))
+
+
 class _Run:
     """The state that the solves of one call share."""
 
@@ -149,18 +171,9 @@ class _Run:
         U, s, Wt = np.linalg.svd(image, full_matrices=False)
         return flat_factors(problem, U, s * problem.num_entries / problem.shape[0] / problem.shape[1], V @ Wt.T)[1]
 
-    def largest_penalty(self) -> float:
-        """About the penalty from which on X = 0 is the answer, from below."""
-        matrix, transpose = weighted(self.problem, self.problem.values)
-        probe = self.rng.standard_normal(self.problem.shape[1])
-        for _ in range(8):
-            probe = transpose @ (matrix @ probe)
-            probe /= max(float(np.linalg.norm(probe)), 1e-300)
-        return float(np.linalg.norm(matrix @ probe))
-
     def approach(self, right: np.ndarray, penalty: float) -> np.ndarray:
         """Come down to a small penalty in steps: larger ones find the rank in fewer sweeps."""
-        stage = NEAR_ZERO * self.largest_penalty()
+        stage = NEAR_ZERO * _largest(self.problem, self.rng)
         while stage > penalty / STAGE and self.sweeps < self.max_sweeps:
             found, _ = self.solve(right, stage, STAGE_TOLERANCE)
             keep = found.singular_values > STAGE_TOLERANCE * found.singular_values[:1]
@@ -332,7 +345,7 @@ def _meet_radius(run: _Run, right: np.ndarray, radius: float) -> tuple[LargeCert
         empty = np.zeros((problem.shape[0], 0)), np.zeros((problem.shape[1], 0))
         certificate = certify_large(problem, *empty, penalty=1.0, rng=run.rng)
         return certificate, 0.0, 0.0, Outcome.converged
-    penalty = NEAR_ZERO * run.largest_penalty()
+    penalty = NEAR_ZERO * _largest(problem, run.rng)
     inside, outside, best, excess = None, None, None, math.inf
     slack = min(0.1 * run.tolerance, 1e-3)
     solves = 0

@@ -109,6 +109,25 @@ def _gather(lines: Lines, extended: np.ndarray, block: np.ndarray, longest: int)
     return np.take(extended, lines.other[at], axis=0), lines.values[at]
 
 
+def project_rows(
+    rows: np.ndarray, cols: np.ndarray, values: np.ndarray, right: np.ndarray, ridge: np.ndarray
+) -> np.ndarray:
+    """Left factors of rows of any matrix, given the right factor: one ridge regression a row.
+
+    Args:
+        rows: row of each entry, ascending, shape (m,).
+        cols: its column, shape (m,).
+        values: what was seen, shape (m,).
+        right: shape (d2, k).
+        ridge: one number a row, shape (rows,).
+
+    Returns:
+        Shape (rows, k), zero where nothing is seen.
+    """
+    start = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(ridge)))])
+    return ridge_regressions(_lines(start, cols.astype(np.int32), values, right.shape[0]), right, ridge)[0]
+
+
 def predict_entries(problem: LargeCompletion, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """`(L R^T)` at the problem's entries, in the order by rows; O(m k), a block at a time.
 
