@@ -22,6 +22,12 @@ from flatmin.solvers.large.sweeps import predict_pairs, ridge_regressions, sides
 
 FIRST_RANK = 10
 FIRST_CHECK = 8
+SHORTEST_PAUSE, LONGEST_PAUSE = 4, 20
+"""Sweeps between checks."""
+
+SLOWER = 2.0
+"""Operations of a sparse product take this much longer than those of a sweep."""
+
 MEMORY = 6
 """Earlier sweeps that Anderson acceleration combines."""
 
@@ -196,6 +202,7 @@ class _Run:
                 continue
             certificate = certify_large(penalised, steps.left, steps.right, penalty=penalty, rng=self.rng)
             self.checks, self.gap = self.checks + 1, certificate.gap
+            pause = _pause(problem, certificate)
             if best is None or certificate.gap < best.gap:
                 best = certificate
             if certificate.gap <= tolerance:
@@ -205,16 +212,16 @@ class _Run:
             grown = _grown(self, certificate, penalty, tolerance)
             if grown is not None:
                 steps.restart(grown)
-                check, last = 4, math.inf
+                check, last = pause, math.inf
             elif settled and certificate.gap >= 0.5 * last:
                 return best, Outcome.stalled
             elif certificate.gap >= SLOW * last and drops < MOST_DROPS and _has_faint(certificate):
                 # a faint direction grows or fades only slowly: leave it out, and if it is wanted it comes back in size
                 strong = certificate.singular_values > FAINT * certificate.singular_values[0]
                 steps.restart(certificate.right[:, strong])
-                check, last, drops = 4, math.inf, drops + 1
+                check, last, drops = pause, math.inf, drops + 1
             else:
-                check, last = max(4, since // 2), certificate.gap
+                check, last = max(pause, since // 2), certificate.gap
             since = 0
 
     def _tell(self, objective: float, penalty: float, rank: int) -> None:
@@ -254,6 +261,14 @@ class _Run:
 
 def _rescaled(bound: SpectralBound, scale: float) -> SpectralBound:
     return dataclasses.replace(bound, upper=scale * bound.upper, lower=scale * bound.lower, values=scale * bound.values)
+
+
+def _pause(problem: LargeCompletion, found: LargeCertificate) -> int:
+    """Sweeps until the next check: about as many as cost what a check does, counted in operations."""
+    m, short, k, steps = problem.num_entries, min(problem.shape), found.left.shape[1], found.bound.steps
+    check = SLOWER * steps * (4 * m + 4 * steps * short)
+    sweep = 4 * m * (k + 1) ** 2 + sum(problem.shape) * (k + 1) ** 3
+    return min(max(SHORTEST_PAUSE, round(check / sweep)), LONGEST_PAUSE)
 
 
 def _has_faint(found: LargeCertificate) -> bool:

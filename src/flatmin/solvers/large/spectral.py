@@ -86,6 +86,11 @@ def spectral_bound(
     """
     if math.prod(matrix.shape) <= DENSE:  # type: ignore[arg-type]
         return _dense(matrix, left, right, level)
+    if matrix.shape[0] < matrix.shape[1]:  # the basis of Lanczos lives on the shorter side
+        turned = spectral_bound(
+            transpose, matrix, right, left, level=level, rng=rng, failure_probability=failure_probability
+        )
+        return dataclasses.replace(turned, left=turned.right, right=turned.left)
     checks = 2 * (MAX_STEPS // CHECK_EVERY)
     split = _Split(matrix, transpose, left, right)
     run = _lanczos(split, level, failure_probability / checks, rng)

@@ -82,19 +82,23 @@ def ridge_regressions(
     Returns:
         x, zero in lines without an entry, and the sum of squares `sum_ij (f_j . x_i - y_ij)^2` that is left.
 
-    Cost: O(m k^2 + lines k^3), memory O(BLOCK k + lines k).
+    Cost: O(m k^2 + lines k^3), a line of n < k entries O(n^2 k + n^3); memory O(BLOCK k + lines k).
     """
     k = other.shape[1]
     extended = np.vstack([other, np.zeros((1, k))])
     solved, left_over = np.zeros((len(lines.start) - 1, k)), 0.0
-    diagonal = np.arange(k)
     for block, longest in lines.blocks:
         factors, values = _gather(lines, extended, block, longest)
-        gram = factors.transpose(0, 2, 1) @ factors
-        right = values[:, None, :] @ factors
+        across = factors.transpose(0, 2, 1)
+        # k unknowns from k equations, or as many as there are entries
+        gram = across @ factors if k <= longest else factors @ across
+        diagonal = np.arange(gram.shape[1])
         trace = gram[:, diagonal, diagonal].mean(axis=1)
         gram[:, diagonal, diagonal] += np.maximum(ridge[block], FLOOR * trace)[:, None]
-        x = np.linalg.solve(gram, right.transpose(0, 2, 1))
+        if k <= longest:
+            x = np.linalg.solve(gram, across @ values[:, :, None])
+        else:
+            x = across @ np.linalg.solve(gram, values[:, :, None])
         solved[block] = x[:, :, 0]
         miss = (factors @ x)[:, :, 0] - values
         left_over += float(np.sum(miss * miss))
