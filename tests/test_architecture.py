@@ -20,6 +20,8 @@ ALLOWED = {
     "flatness": {"_core", "measurements", "parameterizations", "problems", "linalg"},
     "solvers": {"_core", "measurements", "parameterizations"},
     "theory": {"_core", "measurements", "parameterizations"},
+    # what a solution is, by the theorems, beside what the solver finds
+    "diagnosis": {"_core", "measurements", "solvers", "theory"},
     # a flow that stops asks for the curvature where it did: saddle or minimum
     "dynamics": {"_core", "linalg"},
     "datasets": {"_core", "measurements"},
@@ -33,6 +35,7 @@ ALLOWED = {
         "flatness",
         "solvers",
         "theory",
+        "diagnosis",
         "dynamics",
         "datasets",
         "linear_networks",

@@ -354,8 +354,8 @@ def test_same_input_same_bits():
 
 
 def test_automatic_choice_can_be_asked_for():
-    assert isinstance(sv.select_method(sv.MinNuclearNorm(BASE, BASE_TARGETS)), sv.DouglasRachford)
-    assert isinstance(sv.select_method(sv.MinScaledNuclearNorm(BASE, BASE_TARGETS)), sv.DouglasRachford)
+    assert isinstance(sv.select_method(sv.MinNuclearNorm(BASE, BASE_TARGETS)), sv.Pursuit)
+    assert isinstance(sv.select_method(sv.MinScaledNuclearNorm(BASE, BASE_TARGETS)), sv.Pursuit)
     assert isinstance(sv.select_method(sv.MinFrobenius(BASE, BASE_TARGETS)), sv.ClosedForm)
     assert sv.solve(sv.MinFrobenius(BASE, BASE_TARGETS)).method == "ClosedForm"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
     from flatmin import datasets as datasets
+    from flatmin import diagnosis as diagnosis
     from flatmin import dynamics as dynamics
     from flatmin import flatness as flatness
     from flatmin import measurements as measurements
@@ -23,6 +24,7 @@ if _TYPE_CHECKING:
     from flatmin._core import Outcome as Outcome
     from flatmin._core import Solution as Solution
     from flatmin._core import UsageError as UsageError
+    from flatmin.diagnosis import diagnose as diagnose
     from flatmin.dynamics import Record as Record
     from flatmin.dynamics import train as train
     from flatmin.dynamics import train_ensemble as train_ensemble
@@ -40,11 +42,12 @@ if _TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    *("datasets", "dynamics", "flatness", "measurements", "parameterizations"),
+    *("datasets", "diagnosis", "dynamics", "flatness", "measurements", "parameterizations"),
     *("problems", "solvers", "theory"),
 }
 _HOMES = {
     "_core": ("Estimate", "JobError", "Outcome", "Solution", "UsageError"),
+    "diagnosis": ("diagnose",),
     "dynamics": ("Record", "train", "train_ensemble"),
     "flatness": ("hessian_trace", "scaled_trace", "sharpness", "spectral_density", "spectrum"),
     "parameterizations": ("deep_matrix",),

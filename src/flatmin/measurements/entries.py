@@ -109,14 +109,23 @@ def _diagonal(matrix: Array | None, index: Array, like: Array | None) -> Array:
     return matrix[index, index]
 
 
+def _counts(index: Array, size: int) -> Array:
+    """How often each line is seen, as a diagonal matrix; on the host, so that no size is compiled for."""
+    return jnp.asarray(np.diag(np.bincount(np.asarray(index), minlength=size)), default_dtype())
+
+
 @row_gram.register
 def _(op: EntryMeasurements, T=None):
+    if T is None and not is_traced(op.rows):
+        return _counts(op.rows, op.matrix_shape[0])
     weights = _diagonal(T, op.cols, T)
     return jnp.diag(jnp.zeros(op.matrix_shape[0], weights.dtype).at[op.rows].add(weights))
 
 
 @col_gram.register
 def _(op: EntryMeasurements, S=None):
+    if S is None and not is_traced(op.cols):
+        return _counts(op.cols, op.matrix_shape[1])
     weights = _diagonal(S, op.rows, S)
     return jnp.diag(jnp.zeros(op.matrix_shape[1], weights.dtype).at[op.cols].add(weights))
 

@@ -5,11 +5,13 @@ from flatmin.solvers._base import AbstractProgram as AbstractProgram
 from flatmin.solvers._base import Auto as Auto
 from flatmin.solvers._base import select_method as select_method
 from flatmin.solvers._base import solve as solve
+from flatmin.solvers.batch import solve_batch as solve_batch
 from flatmin.solvers.certificate import Certificate as Certificate
 from flatmin.solvers.certificate import certify as certify
 from flatmin.solvers.closed_form import ClosedForm as ClosedForm
 from flatmin.solvers.douglas_rachford import DouglasRachford as DouglasRachford
 from flatmin.solvers.entrywise import MinWeightedLp as MinWeightedLp
+from flatmin.solvers.flat import flat_program as flat_program
 from flatmin.solvers.lp_newton import DualNewton as DualNewton
 from flatmin.solvers.misfits import AbstractMisfit as AbstractMisfit
 from flatmin.solvers.misfits import Exact as Exact
@@ -20,7 +22,9 @@ from flatmin.solvers.misfits import SquaredLoss as SquaredLoss
 from flatmin.solvers.programs import MinFrobenius as MinFrobenius
 from flatmin.solvers.programs import MinNuclearNorm as MinNuclearNorm
 from flatmin.solvers.programs import MinScaledNuclearNorm as MinScaledNuclearNorm
+from flatmin.solvers.pursuit import Pursuit as Pursuit
 from flatmin.solvers.robust import RobustPCA as RobustPCA
 from flatmin.solvers.robust import default_penalty as default_penalty
+from flatmin.solvers.robust_pursuit import RobustPursuit as RobustPursuit
 from flatmin.solvers.symmetric import MinSymmetricNuclearNorm as MinSymmetricNuclearNorm
 from flatmin.solvers.symmetric import MinTrace as MinTrace

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flatmin._core import Outcome, Solution, UsageError, check_positive
-from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
+from flatmin.solvers._base import AbstractMethod, AbstractProgram
 from flatmin.solvers._gauges import Trace
 from flatmin.solvers._plain import Plain, to_plain
 from flatmin.solvers._polish import affordable, polish
@@ -26,9 +26,6 @@ from flatmin.solvers._solution import certified, infeasible, zero
 from flatmin.solvers._splitting import Working
 from flatmin.solvers.certificate import certify
 from flatmin.solvers.misfits import Exact
-from flatmin.solvers.programs import MinNuclearNorm, MinScaledNuclearNorm
-from flatmin.solvers.robust import RobustPCA
-from flatmin.solvers.symmetric import MinSymmetricNuclearNorm, MinTrace
 
 BLOCK = 10
 """Iterations between two looks at the gap and the step."""
@@ -295,7 +292,3 @@ def _imbalance(work: Working, X: Array, P: Array, before: Array, subgradient: Ar
     else:
         outside = jnp.linalg.norm(P - before) / step
     return in_primal, outside / jnp.linalg.norm(subgradient)
-
-
-for _program in (MinNuclearNorm, MinScaledNuclearNorm, MinSymmetricNuclearNorm, MinTrace, RobustPCA):
-    select_method.register(_program, lambda _: DouglasRachford())

@@ -4,9 +4,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from flatmin.measurements import AbstractMeasurements, col_gram, row_gram
+from flatmin.measurements import AbstractMeasurements
 from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers._gauges import nuclear_norm, operator_norm
+from flatmin.solvers._moments import moments
 from flatmin.solvers._reweighted import multiply
 from flatmin.solvers._roots import roots
 from flatmin.solvers.misfits import AbstractMisfit, Exact
@@ -89,11 +90,11 @@ class MinScaledNuclearNorm(AbstractProgram):
     inverse_roots: tuple[Array, Array]
 
     def __init__(self, measurements: AbstractMeasurements, targets: ArrayLike, misfit: AbstractMisfit | None = None):
-        m = measurements.num_measurements
         self.measurements, self.targets = measurements, jnp.asarray(targets)
         self.misfit = Exact() if misfit is None else misfit
-        out_root, out_inverse = roots(row_gram(measurements) / m, "row", "D_out", "MinNuclearNorm")
-        in_root, in_inverse = roots(col_gram(measurements) / m, "column", "D_in", "MinNuclearNorm")
+        out_moment, in_moment = moments(measurements)
+        out_root, out_inverse = roots(out_moment, "row", "D_out", "MinNuclearNorm")
+        in_root, in_inverse = roots(in_moment, "column", "D_in", "MinNuclearNorm")
         self.roots = (out_root, in_root)
         self.inverse_roots = (out_inverse, in_inverse)
 

@@ -1,5 +1,6 @@
 """The papers' theorems as named functions, one module a paper; oracles for the rest of the library."""
 
+from flatmin.theory import ding2022 as ding2022
 from flatmin.theory import gatmiry2023 as gatmiry2023
 from flatmin.theory import kamber2025 as kamber2025
 from flatmin.theory import marion2024 as marion2024

@@ -1,0 +1,191 @@
+"""Douglas-Rachford splitting on the host, for one small instance among many of different sizes: nothing is compiled.
+
+The same iteration as `douglas_rachford.py`, for an exact fit.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+
+from flatmin.solvers._factors import Tangent, multipliers
+from flatmin.solvers._host import DenseMap, EntryMap, HostMap, RankOneMap, WeightedMap
+
+BLOCK, SETTLE, RELAXATION, FIRST_STEP, SMALLEST_STEP = 10, 20.0, 1.6, 0.3, 1e-3
+
+UNDERCUT = 1e-6
+"""How far below the given value, relatively, a feasible point must be to refute it."""
+
+TRY_DUAL = 5
+"""Blocks between two attempts to finish from the multipliers at hand."""
+
+
+class Spectral:
+    """The gauges of singular values and eigenvalues on the host."""
+
+    def __init__(self, *, symmetric: bool, one_sided: bool):
+        self.symmetric, self.one_sided = symmetric, one_sided
+
+    def spectrum(self, matrix: np.ndarray) -> np.ndarray:
+        """Eigenvalues of a symmetric matrix, else singular values."""
+        if self.symmetric:
+            return np.linalg.eigvalsh((matrix + matrix.T) / 2)
+        return np.linalg.svd(matrix, compute_uv=False)
+
+    def value(self, matrix: np.ndarray) -> float:
+        """`N(X)`; infinite where X should be, and is not, positive semidefinite up to rounding."""
+        values = self.spectrum(matrix)
+        if self.one_sided and values[0] < -1e-10 * np.abs(values).sum():
+            return float("inf")
+        return float(np.abs(values).sum())
+
+    def polar(self, matrix: np.ndarray) -> float:
+        """`N°(Z)`."""
+        values = self.spectrum(matrix)
+        return float(max(values.max(), 0) if self.one_sided else np.abs(values).max())
+
+    def shrink(self, matrix: np.ndarray, threshold: float) -> np.ndarray:
+        """The proximal map."""
+        if self.symmetric:
+            values, V = np.linalg.eigh((matrix + matrix.T) / 2)
+            kept = np.maximum(values - threshold, 0)
+            if not self.one_sided:
+                kept = kept + np.minimum(values + threshold, 0)
+            return (V * kept) @ V.T
+        if matrix.shape[0] < matrix.shape[1]:
+            return self.shrink(matrix.T, threshold).T
+        squares, V = np.linalg.eigh(matrix.T @ matrix)
+        values = np.sqrt(np.maximum(squares, threshold**2))
+        return ((matrix @ V) * (1 - threshold / values)) @ V.T
+
+
+class White(NamedTuple):
+    """Orthonormal measurements: `Q` as rows, or the places of the entries seen."""
+
+    rows: np.ndarray | None
+    places: np.ndarray | None
+    back: np.ndarray
+    targets: np.ndarray
+    shape: tuple[int, int]
+
+    def forward(self, matrix: np.ndarray) -> np.ndarray:
+        flat = matrix.reshape(-1)
+        return flat[self.places] if self.rows is None else self.rows @ flat
+
+    def adjoint(self, weights: np.ndarray) -> np.ndarray:
+        if self.rows is not None:
+            return (weights @ self.rows).reshape(self.shape)
+        flat = np.zeros(self.shape[0] * self.shape[1])
+        flat[self.places] = weights
+        return flat.reshape(self.shape)
+
+    def multipliers(self, weights: np.ndarray) -> np.ndarray:
+        return self.back * weights if self.back.ndim == 1 else self.back @ weights
+
+
+def _tensor(op: HostMap) -> np.ndarray:
+    match op:
+        case DenseMap():
+            return op.tensor
+        case RankOneMap():
+            return op.a[:, :, None] * op.b[:, None]
+        case WeightedMap():
+            inner = _tensor(op.inner)
+            left, right = (np.diag(f) if f.ndim == 1 else f for f in (op.P, op.Q))
+            return np.matmul(left, inner @ right)
+    raise NotImplementedError(type(op).__name__)
+
+
+def whiten(op: HostMap, targets: np.ndarray, shape: tuple[int, int]) -> White | None:
+    """Orthonormal measurements, or None where the measurements depend on each other."""
+    if isinstance(op, EntryMap):
+        return White(None, op.rows * shape[1] + op.cols, 1 / op.weights, targets / op.weights, shape)
+    flat = _tensor(op).reshape(targets.size, -1)
+    if flat.shape[0] > flat.shape[1]:
+        return None
+    try:
+        lower = np.linalg.cholesky(flat @ flat.T)
+    except np.linalg.LinAlgError:
+        return None
+    if np.diagonal(lower).min() < 1e-6 * np.diagonal(lower).max():
+        return None
+    inverse = scipy.linalg.solve_triangular(lower, np.eye(len(lower)), lower=True)
+    return White(inverse @ flat, None, inverse.T, inverse @ targets, shape)
+
+
+class Found(NamedTuple):
+    """A feasible point, multipliers of A, the iterations, and whether the point undercuts the value given."""
+
+    matrix: np.ndarray
+    dual: np.ndarray
+    iterations: int
+    undercut: bool
+
+
+def split(
+    op: HostMap,
+    white: White,
+    gauge: Spectral,
+    *,
+    tolerance: float,
+    max_iterations: int,
+    below: float | None = None,
+    interpolant: Tangent | None = None,
+) -> Found:
+    """Iterate until the gap closes, the limit is reached, or a feasible point undercuts `below`.
+
+    Args:
+        op: the measurements.
+        white: the same, orthonormal.
+        gauge: the gauge.
+        tolerance: the relative gap to reach.
+        max_iterations: the limit.
+        below: a value to refute.
+        interpolant: a feasible point of low rank; its multipliers are tried now and then.
+
+    Returns:
+        The best point and multipliers.
+    """
+    nearest = white.adjoint(white.targets)
+    scale = float(np.abs(gauge.spectrum(nearest)).max())
+    c = white.targets / scale
+    Z, step = nearest / scale, FIRST_STEP
+    best, primal = Z, gauge.value(Z)
+    dual, bound = np.zeros_like(c), 0.0
+    if interpolant is not None:
+        known = interpolant.left @ interpolant.right.T / scale
+        value = gauge.value(known)
+        if value < primal:
+            best, primal = known, value
+    undercut = below is not None and primal * scale < below * (1 - UNDERCUT)
+    done, next_step = 0, step
+    X, P, subgradient, miss = Z, Z, Z, c
+    while not undercut and done < max_iterations and primal - bound > tolerance * primal:
+        for _ in range(BLOCK):
+            X = gauge.shrink(Z, step)
+            subgradient = (Z - X) / step
+            Z = X + next_step * subgradient
+            step = next_step
+            miss = white.forward(2 * X - Z) - c
+            P = 2 * X - Z - white.adjoint(miss)
+            Z = Z + RELAXATION * (P - X)
+        done += BLOCK
+        feasible = X - white.adjoint(white.forward(X) - c)
+        value = gauge.value(feasible)
+        if value < primal:
+            best, primal = feasible, value
+            undercut = below is not None and primal * scale < below * (1 - UNDERCUT)
+        weights = -miss / step
+        weights = weights / max(1.0, gauge.polar(white.adjoint(weights)))
+        if c @ weights > bound:
+            dual, bound = weights, float(c @ weights)
+        in_primal = np.linalg.norm(P - X) / max(np.linalg.norm(X), 1e-300)
+        outside = np.linalg.norm(subgradient - white.adjoint(white.forward(subgradient)))
+        freedom = 1 / (1 + done / (BLOCK * SETTLE)) ** 2
+        ratio = np.clip(np.sqrt(outside / np.linalg.norm(subgradient) / max(in_primal, 1e-300)), 0.5, 2.0) ** freedom
+        next_step = max(step * float(ratio), SMALLEST_STEP)
+        if interpolant is not None and not undercut and done % (TRY_DUAL * BLOCK) == 0:
+            y = multipliers(interpolant, one_sided=gauge.one_sided, start=white.multipliers(dual))
+            if y is not None:
+                return Found(interpolant.left @ interpolant.right.T, y, done, undercut=False)
+    return Found(best * scale, white.multipliers(dual), done, undercut)

@@ -1,0 +1,140 @@
+"""Many small instances in one call, each with its own certificate."""
+
+import math
+import time
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from flatmin._core import Outcome, Solution, UsageError, check_positive
+from flatmin.solvers._base import AbstractProgram
+from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
+from flatmin.solvers._host import HostMap, host_map, multiply
+from flatmin.solvers._host_splitting import Found, Spectral, split, whiten
+from flatmin.solvers._plain import Plain, to_plain
+from flatmin.solvers._solution import RESIDUAL, certified, zero
+from flatmin.solvers.certificate import Certificate
+from flatmin.solvers.douglas_rachford import DouglasRachford
+from flatmin.solvers.misfits import Exact
+from flatmin.solvers.pursuit import pursue
+
+
+def solve_batch(
+    programs: Sequence[AbstractProgram],
+    *,
+    tolerance: float = 1e-9,
+    max_iterations: int = 20_000,
+    below: Sequence[float] | None = None,
+) -> list[Solution]:
+    """Solve many small programmes of the nuclear norm or the trace with an exact fit, such as a cell of [D, Fig 3].
+
+    The same steps as `Pursuit`, all of them on the host: nothing is compiled, so that instances may differ in their
+    number of measurements. Certificates are computed in NumPy from each point and its multipliers alone. Never raises
+    for an outcome.
+
+    Args:
+        programs: the programmes, of any mixture of sizes.
+        tolerance: largest accepted relative gap.
+        max_iterations: limit of iterations for each.
+        below: one value for each programme, such as the norm of the planted truth: a programme is left, as `undercut`,
+            as soon as a feasible point is 1e-6 below it, which proves that its minimiser is another one. NaN for none.
+
+    Returns:
+        One solution for each programme, in order. `stats["pursued"]` says how it was found.
+
+    Raises:
+        UsageError: for a tolerance or limit that is not positive, `below` of another length, a programme without a
+            proximal map or with another misfit, or measurements that cannot be held as a tensor.
+    """
+    check_positive("tolerance", tolerance)
+    check_positive("max_iterations", max_iterations)
+    values = [math.nan] * len(programs) if below is None else [float(value) for value in below]
+    if len(values) != len(programs):
+        raise UsageError(f"below: got {len(values)} values for {len(programs)} programmes, expected one for each")
+    return [
+        _solve(program, tolerance, int(max_iterations), None if math.isnan(value) else value)
+        for program, value in zip(programs, values, strict=True)
+    ]
+
+
+def _solve(program: AbstractProgram, tolerance: float, max_iterations: int, below: float | None) -> Solution:
+    plain = to_plain(program)
+    if not isinstance(program.misfit, Exact) or not isinstance(plain.gauge, Nuclear | SymmetricNuclear | Trace):
+        raise UsageError(
+            f"programs: got {type(program).__name__} with {type(program.misfit).__name__}, expected a nuclear norm or "
+            "a trace with Exact(); use solve"
+        )
+    op = host_map(plain.measurements)
+    if op is None:
+        raise UsageError(f"programs: {type(plain.measurements).__name__} is too large for a batch; use solve")
+    targets = np.asarray(program.targets)
+    if not targets.any():
+        return zero(program, "solve_batch")
+    began = time.perf_counter()
+    one_sided = isinstance(plain.gauge, Trace)
+    gauge = Spectral(symmetric=one_sided or isinstance(plain.gauge, SymmetricNuclear), one_sided=one_sided)
+    shape = program.measurements.matrix_shape
+    pursued = pursue(op, targets, shape, symmetric=gauge.symmetric, one_sided=one_sided)
+    found = None
+    if pursued is not None and pursued.dual is not None:
+        found = Found(pursued.tangent.left @ pursued.tangent.right.T, pursued.dual, pursued.steps, undercut=False)
+        certificate = certificate_on_host(op, plain, targets, gauge, found.matrix, found.dual)
+        if certificate.gap > tolerance or certificate.residual > RESIDUAL:
+            found = None
+    by_pursuit = found is not None
+    if found is None:
+        white = whiten(op, targets, shape)
+        if white is None:
+            return DouglasRachford().run(program, tolerance, max_iterations)
+        found = split(
+            op,
+            white,
+            gauge,
+            tolerance=0.5 * tolerance,
+            max_iterations=max_iterations,
+            below=below,
+            interpolant=None if pursued is None else pursued.tangent,
+        )
+    certificate = certificate_on_host(op, plain, targets, gauge, found.matrix, found.dual)
+    limited = Outcome.max_iterations if found.iterations >= max_iterations else Outcome.stalled
+    return certified(
+        certificate,
+        tolerance,
+        method="solve_batch",
+        iterations=found.iterations,
+        shortfall=Outcome.undercut if found.undercut else limited,
+        stats={"pursued": by_pursuit, "seconds": {"total": time.perf_counter() - began}},
+    )
+
+
+def certificate_on_host(
+    op: HostMap, plain: Plain, targets: np.ndarray, gauge: Spectral, matrix: np.ndarray, dual: np.ndarray
+) -> Certificate:
+    """What a point and multipliers of a plain programme prove: `certify` without compilation.
+
+    Args:
+        op: the plain measurements.
+        plain: the plain form, to return to the user's coordinates.
+        targets: b.
+        gauge: the plain gauge.
+        matrix: X', in plain coordinates.
+        dual: y.
+
+    Returns:
+        The certificate, its matrix in the user's coordinates.
+    """
+    if gauge.symmetric:
+        matrix = (matrix + matrix.T) / 2
+    if gauge.one_sided:
+        values, vectors = np.linalg.eigh(matrix)
+        matrix = (vectors * np.maximum(values, 0)) @ vectors.T
+    dual = dual / max(1.0, gauge.polar(op.adjoint(dual)))
+    if not targets @ dual > 0:
+        dual = np.zeros_like(dual)
+    primal, bound = gauge.value(matrix), float(targets @ dual)
+    residual = float(np.linalg.norm(op.forward(matrix) - targets) / np.linalg.norm(targets))
+    scales = [np.asarray(scale) for scale in plain.inverse_scales]
+    left = multiply(scales[0], matrix, scales[1]) if scales else matrix
+    gap = abs(primal - bound) / max(abs(primal), np.finfo(float).tiny)
+    return Certificate(jnp.asarray(left), jnp.asarray(dual), primal, bound, gap, residual)

@@ -1,0 +1,125 @@
+"""Pursuit: find a low-rank interpolant and its multipliers first, and iterate only if their certificate fails."""
+
+import dataclasses
+import time
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from flatmin._core import Outcome, Solution
+from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
+from flatmin.solvers._factors import Tangent, interpolate, multipliers
+from flatmin.solvers._gauges import Entrywise, SymmetricNuclear, Trace
+from flatmin.solvers._host import HostMap, host_map
+from flatmin.solvers._plain import to_plain
+from flatmin.solvers._solution import RESIDUAL, certified, zero
+from flatmin.solvers.certificate import certify
+from flatmin.solvers.douglas_rachford import DouglasRachford
+from flatmin.solvers.misfits import Exact
+from flatmin.solvers.programs import MinNuclearNorm, MinScaledNuclearNorm
+from flatmin.solvers.symmetric import MinSymmetricNuclearNorm, MinTrace
+
+SPARE = 1.2
+"""Ranks whose degrees of freedom exceed the measurements divided by this are not tried."""
+
+
+def largest_rank(shape: tuple[int, int], count: int, *, symmetric: bool) -> int:
+    """The largest rank r whose matrices have at most `count / SPARE` degrees of freedom."""
+    d1, d2 = shape
+    rank = 0
+    while rank < min(shape):
+        r = rank + 1
+        freedom = r * d1 - r * (r - 1) / 2 if symmetric else r * (d1 + d2 - r)
+        if freedom * SPARE > count:
+            break
+        rank = r
+    return rank
+
+
+class Pursued(NamedTuple):
+    """A low-rank X with `A(X) = b`, the multipliers y that may prove it a minimiser, and the Gauss-Newton steps."""
+
+    tangent: Tangent
+    dual: np.ndarray | None
+    steps: int
+
+
+def pursue(
+    op: HostMap, targets: np.ndarray, shape: tuple[int, int], *, symmetric: bool, one_sided: bool
+) -> Pursued | None:
+    """A low-rank X with `A(X) = b` and, if they can be had, multipliers y that make it a minimiser.
+
+    Args:
+        op: the measurements, in the coordinates where the gauge is plain.
+        targets: b.
+        shape: (d1, d2).
+        symmetric: whether X is symmetric.
+        one_sided: whether X is positive semidefinite too.
+
+    Returns:
+        X as factors, y, and the number of Gauss-Newton steps; None without X. Nothing is proved yet.
+    """
+    rank = largest_rank(shape, targets.size, symmetric=symmetric)
+    found = interpolate(op, targets, shape, rank, symmetric=symmetric, one_sided=one_sided)
+    if found is None:
+        return None
+    tangent, steps = found
+    return Pursued(tangent, multipliers(tangent, one_sided=one_sided), steps)
+
+
+class Pursuit(AbstractMethod):
+    """Gauss-Newton on factors of growing rank, a least-norm dual certificate, and a fallback where that fails.
+
+    The choice of `Auto` for the nuclear norm, the trace and their scaled forms with an exact fit. Where a matrix of low
+    rank fits and is optimal, this takes a few steps of `m n + n^2 m + n^3 / 3` operations, `n = r (d1 + d2)`, in place
+    of a factorisation of the m x m Gram matrix and a hundred singular value decompositions. `stats["pursued"]` says
+    whether it succeeded.
+
+    Attributes:
+        fallback: what to run otherwise, and for other misfits.
+    """
+
+    fallback: DouglasRachford = dataclasses.field(default_factory=DouglasRachford)
+
+    def run(
+        self, program: AbstractProgram, tolerance: float, max_iterations: int, start: Solution | None = None
+    ) -> Solution:
+        """Pursue, certify, fall back.
+
+        Raises:
+            UsageError: for a programme without a proximal map, or m too large for its Gram matrix.
+        """
+        plain = to_plain(program)
+        if not bool(jnp.any(program.targets)):
+            return zero(program, "Pursuit")
+        began = time.perf_counter()
+        if isinstance(program.misfit, Exact) and start is None and not isinstance(plain.gauge, Entrywise):
+            one_sided = isinstance(plain.gauge, Trace)
+            symmetric = one_sided or isinstance(plain.gauge, SymmetricNuclear)
+            op = host_map(plain.measurements)
+            shape = program.measurements.matrix_shape
+            found = op and pursue(op, np.asarray(program.targets), shape, symmetric=symmetric, one_sided=one_sided)
+            if found and found.dual is not None:
+                pursued = time.perf_counter()
+                matrix = jnp.asarray(found.tangent.left @ found.tangent.right.T)
+                certificate = certify(program, plain.leave(matrix), jnp.asarray(found.dual))
+                seconds = {"pursue": pursued - began, "certify": time.perf_counter() - pursued}
+                if certificate.gap <= tolerance and certificate.residual <= RESIDUAL:
+                    return certified(
+                        certificate,
+                        tolerance,
+                        method="Pursuit",
+                        iterations=found.steps,
+                        shortfall=Outcome.stalled,
+                        stats={"pursued": True, "seconds": seconds},
+                    )
+        spent = time.perf_counter() - began
+        solution = self.fallback.run(program, tolerance, max_iterations, start)
+        seconds = {"pursue": spent, **solution.stats.get("seconds", {})}
+        stats = {**solution.stats, "pursued": False, "seconds": seconds}
+        return dataclasses.replace(solution, stats=stats)
+
+
+for _program in (MinNuclearNorm, MinScaledNuclearNorm, MinSymmetricNuclearNorm, MinTrace):
+    select_method.register(_program, lambda _: Pursuit())

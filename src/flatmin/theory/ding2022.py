@@ -1,0 +1,150 @@
+"""Ding, Drusvyatskiy, Fazel, Harchaoui 2022 [D]: flat minima of two-factor problems.
+
+Normalisation: `f(L, R) = (1/m) ||A(L R^T) - b||^2`, `D_1 = ((1/(m d_2)) sum A_i A_i^T)^{1/2}`,
+`D_2 = ((1/(m d_1)) sum A_i^T A_i)^{1/2}`; the scaled trace is `2 ||D_1 L||_F^2 + 2 ||D_2 R||_F^2`.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flatmin._core import UsageError, check_positive, check_shape
+from flatmin.measurements import AbstractMeasurements, col_gram, row_gram
+from flatmin.theory._statements import statement
+
+
+@statement("value", "[D, Sec 3]", "any measurements")
+def weight_matrices(measurements: AbstractMeasurements) -> tuple[Float[Array, "d1 d1"], Float[Array, "d2 d2"]]:
+    """`D_1` and `D_2`, the symmetric square roots of the scaled second moments.
+
+    Args:
+        measurements: A.
+
+    Returns:
+        Shapes (d1, d1) and (d2, d2).
+    """
+    m, (d1, d2) = measurements.num_measurements, measurements.matrix_shape
+    return _root(row_gram(measurements) / (m * d2)), _root(col_gram(measurements) / (m * d1))
+
+
+def _root(moment: Array) -> Array:
+    values, vectors = jnp.linalg.eigh(moment)
+    return (vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]) @ vectors.T
+
+
+@statement("value", "[D, Thm 3.2]", "smallest over all factors of M with k >= rank M")
+def smallest_scaled_trace(measurements: AbstractMeasurements, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
+    """`min { 2 ||D_1 L||^2 + 2 ||D_2 R||^2 : L R^T = M } = 4 ||D_1 M D_2||_*`.
+
+    Args:
+        measurements: A.
+        matrix: M, shape (d1, d2).
+
+    Returns:
+        The scaled trace of the flattest factors of M.
+    """
+    left, right = weight_matrices(measurements)
+    return 4 * jnp.sum(jnp.linalg.svd(left @ matrix @ right, compute_uv=False))
+
+
+@statement("minimiser", "[D, Thm 3.2]", "D_1 and D_2 invertible, k >= rank M")
+def flat_factors(
+    measurements: AbstractMeasurements, matrix: Float[Array, "d1 d2"], width: int, *, rank_tolerance: float = 1e-9
+) -> tuple[Float[Array, "d1 k"], Float[Array, "d2 k"]]:
+    """The flattest factors of M: `L = D_1^{-1} U S^{1/2}`, `R = D_2^{-1} V S^{1/2}`, with `U S V^T = D_1 M D_2`.
+
+    Args:
+        measurements: A.
+        matrix: M, shape (d1, d2).
+        width: k, the columns of the factors; columns beyond the rank are zero.
+        rank_tolerance: singular values of `D_1 M D_2` below this fraction of the largest count as zero.
+
+    Returns:
+        L of shape (d1, k) and R of shape (d2, k), `L R^T = M`.
+
+    Raises:
+        UsageError: for a matrix of another shape, a width below the rank of M, or a singular D_1 or D_2.
+    """
+    check_shape("matrix", matrix, measurements.matrix_shape)
+    check_positive("width", width)
+    left, right = weight_matrices(measurements)
+    for name, weight in (("D_1", left), ("D_2", right)):
+        values = jnp.linalg.eigvalsh(weight)
+        if not float(values[0]) > 1e-7 * float(values[-1]):
+            raise UsageError(
+                f"measurements: got a singular {name}, expected an invertible one; some combination of rows or columns "
+                "is seen by no measurement: drop it or add measurements"
+            )
+    U, s, Vt = jnp.linalg.svd(left @ matrix @ right, full_matrices=False)
+    rank = int(jnp.sum(s > rank_tolerance * s[0]))
+    if rank > width:
+        raise UsageError(
+            f"width: got k = {width}, below the rank {rank} of the matrix; its factors need k >= {rank}: raise it"
+        )
+    root = jnp.sqrt(s[:rank])[None, :]
+    pad = ((0, 0), (0, width - rank))
+    return (
+        jnp.pad(jnp.linalg.solve(left, U[:, :rank] * root), pad),
+        jnp.pad(jnp.linalg.solve(right, Vt[:rank].T * root), pad),
+    )
+
+
+def _extremes(weight: Array) -> tuple[Array, Array]:
+    values = jnp.linalg.eigvalsh(weight)
+    return values[0], values[-1]
+
+
+@statement("upper", "[D, Thm 3.3]", "flat factors of a flat solution; D_1 and D_2 invertible")
+def norm_gap_bound(left: Float[Array, "d1 d1"], right: Float[Array, "d2 d2"]) -> Float[Array, ""]:
+    """`(||L||^2 + ||R||^2 - 2 ||M_nuc||_*) / (2 ||M_nuc||_*) <= (s_1^{-2} + s_2^{-2}) t_1 t_2 / 2 - 1`.
+
+    `s_i` and `t_i` are the smallest and the largest eigenvalue of `D_i`. Because `||L||^2 <= s_1^{-2} tr S` and
+    `tr S = ||D_1 M D_2||_* <= ||D_1 M_nuc D_2||_* <= t_1 t_2 ||M_nuc||_*`, M being flat; the same for R. At
+    `D_1 = D_2` it is `kappa^2 - 1`, and it vanishes where both are the identity.
+
+    Args:
+        left: D_1.
+        right: D_2.
+
+    Returns:
+        The bound.
+    """
+    (s1, t1), (s2, t2) = _extremes(left), _extremes(right)
+    return (s1**-2 + s2**-2) * t1 * t2 / 2 - 1
+
+
+@statement("upper", "[D, Thm 3.3]", "flat factors of any matrix; D_1 and D_2 invertible")
+def imbalance_bound(left: Float[Array, "d1 d1"], right: Float[Array, "d2 d2"]) -> Float[Array, ""]:
+    """`||L^T L - R^T R||_F / ||M||_F <= max(s_1^{-2} - t_2^{-2}, s_2^{-2} - t_1^{-2}) t_1 t_2`.
+
+    `s_i` and `t_i` as in `norm_gap_bound`. Because `L^T L - R^T R = S^{1/2} (U^T D_1^{-2} U - V^T D_2^{-2} V) S^{1/2}`,
+    the bracket is within the maximum in operator norm, and `||S||_F = ||D_1 M D_2||_F <= t_1 t_2 ||M||_F`. At
+    `D_1 = D_2` it is `kappa^2 - 1`.
+
+    Args:
+        left: D_1.
+        right: D_2.
+
+    Returns:
+        The bound.
+    """
+    (s1, t1), (s2, t2) = _extremes(left), _extremes(right)
+    return jnp.maximum(s1**-2 - t2**-2, s2**-2 - t1**-2) * t1 * t2
+
+
+@statement("value", "[D, Sec 5]", "k Hadamard factors, smallest over all factors of x; k >= 2")
+def smallest_hadamard_trace(weights: Float[Array, "..."], vector: Float[Array, "..."], depth: int) -> Float[Array, ""]:
+    """`min tr H = 2 k sum_c D_c |x_c|^{2 - 2/k}` over `v_1 o ... o v_k = x`, `D_c = (1/m) sum_i A_ic^2`.
+
+    Args:
+        weights: D.
+        vector: x, of the same shape.
+        depth: k.
+
+    Returns:
+        The trace at the balanced factors `|v_l| = |x|^{1/k}`.
+
+    Raises:
+        UsageError: for shapes that differ.
+    """
+    check_shape("vector", vector, weights.shape)
+    return 2 * depth * jnp.sum(weights * jnp.abs(vector) ** (2 - 2 / depth))
