@@ -86,7 +86,7 @@ def spectral_bound(
     """
     if math.prod(matrix.shape) <= DENSE:  # type: ignore[arg-type]
         return _dense(matrix, left, right, level)
-    if matrix.shape[0] < matrix.shape[1]:  # the basis of Lanczos lives on the shorter side
+    if left.shape[0] < right.shape[0]:  # the basis of Lanczos lives on the shorter side
         turned = spectral_bound(
             transpose, matrix, right, left, level=level, rng=rng, failure_probability=failure_probability
         )
