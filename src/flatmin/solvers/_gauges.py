@@ -29,6 +29,10 @@ class AbstractGauge(eqx.Module):
         """The largest singular value, or the largest entry: what a threshold is measured by."""
 
     @abc.abstractmethod
+    def subgradient(self, matrix: Matrix) -> Matrix:
+        """A Z with `<Z, X> = N(X)` and `N°(Z) <= 1`."""
+
+    @abc.abstractmethod
     def shrink(self, matrix: Matrix, threshold: Float[Array, ""]) -> Shrunk:
         """`argmin_X t N(X) + ||X - Z||_F^2 / 2`, and how many atoms it has."""
 
@@ -47,6 +51,11 @@ class Nuclear(AbstractGauge):
     def size(self, matrix: Matrix) -> Float[Array, ""]:
         """`||Z||_op`."""
         return operator_norm(matrix)
+
+    def subgradient(self, matrix: Matrix) -> Matrix:
+        """`U V^T`."""
+        U, _, Vt = jnp.linalg.svd(matrix, full_matrices=False)
+        return U @ Vt
 
     def shrink(self, matrix: Matrix, threshold: Float[Array, ""]) -> Shrunk:
         """Singular value thresholding, `U max(S - t, 0) V^T`, and the number of singular values above t.
@@ -82,6 +91,11 @@ class SymmetricNuclear(AbstractGauge):
         """`max |lambda_i|`."""
         return self.polar(matrix)
 
+    def subgradient(self, matrix: Matrix) -> Matrix:
+        """The signs of the eigenvalues on the eigenvectors."""
+        values, V = jnp.linalg.eigh(_symmetric(matrix))
+        return (V * jnp.sign(values)[None, :]) @ V.T
+
     def shrink(self, matrix: Matrix, threshold: Float[Array, ""]) -> Shrunk:
         """Each eigenvalue moved by t towards 0."""
         values, V = jnp.linalg.eigh(_symmetric(matrix))
@@ -105,6 +119,10 @@ class Trace(AbstractGauge):
         """`max |lambda_i|`."""
         return jnp.max(jnp.abs(jnp.linalg.eigvalsh(_symmetric(matrix))))
 
+    def subgradient(self, matrix: Matrix) -> Matrix:
+        """The identity."""
+        return jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+
     def shrink(self, matrix: Matrix, threshold: Float[Array, ""]) -> Shrunk:
         """`max(lambda_i - t, 0)`."""
         values, V = jnp.linalg.eigh(_symmetric(matrix))
@@ -126,6 +144,10 @@ class Entrywise(AbstractGauge):
     def size(self, matrix: Matrix) -> Float[Array, ""]:
         """`max |Z_ij|`."""
         return jnp.max(jnp.abs(matrix))
+
+    def subgradient(self, matrix: Matrix) -> Matrix:
+        """The signs."""
+        return jnp.sign(matrix)
 
     def shrink(self, matrix: Matrix, threshold: Float[Array, ""]) -> Shrunk:
         """Each entry moved by t towards 0."""

@@ -204,7 +204,9 @@ def _start(work: Working, first_step: float) -> _State:
         dual=jnp.asarray(0.0),
         iterations=jnp.asarray(0),
     )
-    return empty.with_point(work, nearest, white.targets)
+    state = empty.with_point(work, nearest, white.targets)
+    # enough where the nearest point is the only one, however different its singular values
+    return state.with_point(work, nearest, white.forward(work.gauge.subgradient(nearest)))
 
 
 @eqx.filter_jit

@@ -24,8 +24,8 @@ def flat_program(
     """The convex programme whose minimisers are the matrices of the flattest interpolating parameters.
 
     Two factors: `MinScaledNuclearNorm`; quadratic networks: `MinSymmetricNuclearNorm`, or `MinTrace` without negative
-    units, both scaled; Hadamard factors: `MinWeightedLp`. The width is taken to suffice: the solution's rank (the numbers
-    of its positive and negative eigenvalues) must not exceed the units there are.
+    units, both scaled; Hadamard factors: `MinWeightedLp`. The width is taken to suffice: the solution's rank (the
+    numbers of its positive and negative eigenvalues) must not exceed the units there are.
 
     Args:
         parameterization: the map from parameters to the matrix.
@@ -51,7 +51,7 @@ def _(parameterization: DeepMatrix, measurements, targets, misfit=None):
     depth = len(parameterization.widths) - 1
     if depth != 2:
         raise UsageError(
-            f"parameterization: got a deep matrix of depth {depth}, expected 2; no closed form is known for other depths"
+            f"parameterization: got a deep matrix of depth {depth}, expected 2; other depths have no closed form"
         )
     return MinScaledNuclearNorm(measurements, targets, misfit)
 
