@@ -1,4 +1,4 @@
-"""Robust PCA of real pictures: the street behind a passer-by, and the light on a scanned page.
+"""Robust PCA of real pictures: the car around a man who talks, and the light on a scanned page.
 
     python examples/robust_pca.py [--out FOLDER]
 
@@ -15,7 +15,7 @@ import numpy as np
 from flatmin.datasets import load_packaged
 from flatmin.estimators import FlatRobustPCA
 
-FRAMES, TILE = (0, 14, 30, 49), (68, 160)
+FRAMES, TILE = (0, 16, 33, 49), (72, 88)
 
 
 def split(matrix, tolerance):
@@ -54,11 +54,11 @@ def main():
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
 
-    frames = load_packaged("bikes")
+    frames = load_packaged("carphone")
     background, moving = split(frames.T, 1e-3)
     parts = (frames, background.T, np.abs(moving.T))
     columns = [[part[i].reshape(TILE) for i in FRAMES] for part in parts]
-    save(out / "bikes.png", columns, ["frame", "low rank: the street", "errors: who passes"])
+    save(out / "carphone.png", columns, ["frame", "low rank: the car", "errors: what moves"])
 
     page = load_packaged("page")
     light, ink = split(page, 1e-3)

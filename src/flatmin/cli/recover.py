@@ -11,7 +11,7 @@ def recover(
         str,
         typer.Argument(
             help="A .npz, .csv, .parquet, .png, .jpg or .tif file; or camera, page, digits, breast-cancer, seattle, "
-            "bikes, movielens.",
+            "carphone, movielens.",
             metavar="FILE",
         ),
     ],

