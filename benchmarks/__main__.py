@@ -7,8 +7,8 @@ import os
 import platform
 from pathlib import Path
 
-NAMES = ["label_noise_sgd", "hessian_trace", "memory"]
-PACKAGES = ["jax", "equinox", "torch", "pyhessian", "curvlinops-for-pytorch"]
+NAMES = ["label_noise_sgd", "hessian_trace", "memory", "recovery"]
+PACKAGES = ["jax", "equinox", "torch", "pyhessian", "curvlinops-for-pytorch", "cvxpy", "scs", "clarabel", "pyproximal"]
 
 
 def machine() -> str:

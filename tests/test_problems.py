@@ -9,16 +9,21 @@ import pytest
 import flatmin.measurements as fm
 from flatmin import UsageError
 from flatmin._core import FunctionObjective
-from flatmin.parameterizations import Balanced, DeepMatrix, Hadamard, Quadratic, deep_matrix
+from flatmin.parameterizations import Balanced, DeepMatrix, Gaussian, Hadamard, Quadratic, Sum, deep_matrix
 from flatmin.problems import (
     RecoveryProblem,
     bilinear_sensing,
+    covariance_estimation,
     deep_linear_regression,
     low_rank_matrix,
     matrix_completion,
     matrix_sensing,
+    phase_retrieval,
     planted,
+    power_law,
     quadratic_network,
+    robust_pca,
+    sparse_recovery,
 )
 from registry import measurements, numbers, parameters
 
@@ -85,7 +90,14 @@ PRESETS = {
     "bilinear": lambda key, noise: bilinear_sensing(key, (4, 5), 2, 30, depth=2, noise=noise),
     "completion": lambda key, noise: matrix_completion(key, (4, 5), 2, 0.7, noise=noise),
     "quadratic": lambda key, noise: quadratic_network(key, 5, 30, positive=2, negative=1, noise=noise),
+    "weighted completion": lambda key, noise: matrix_completion(
+        key, (6, 7), 2, 0.6, noise=noise, row_weights=power_law(6, 0.8), col_weights=power_law(7, 0.5)
+    ),
+    "covariance": lambda key, noise: covariance_estimation(key, 5, 2, 30, noise=noise),
+    "phase retrieval": lambda key, noise: phase_retrieval(key, 5, 30, noise=noise),
+    "sparse": lambda key, noise: sparse_recovery(key, 9, 3, 30, depth=3, noise=noise),
 }
+RANKS = {"quadratic": 3, "phase retrieval": 1, "sparse": 1}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -93,7 +105,7 @@ def test_presets_are_consistent_with_their_truth(name):
     made, noisy = PRESETS[name](KEY, 0.0), PRESETS[name](KEY, 0.1)
     problem = made.problem
     np.testing.assert_allclose(np.linalg.norm(made.truth), 1, rtol=1e-13)
-    assert np.linalg.matrix_rank(np.asarray(made.truth), tol=1e-10) == (3 if name == "quadratic" else 2)
+    assert np.linalg.matrix_rank(np.asarray(made.truth), tol=1e-10) == RANKS.get(name, 2)
     tensor = np.asarray(fm.materialise(problem.measurements))
     np.testing.assert_allclose(problem.targets, np.einsum("iab,ab->i", tensor, made.truth), rtol=0, atol=1e-13)
     params = problem.parameterization.init_params(KEY, Balanced(made.truth))
@@ -121,6 +133,90 @@ def test_preset_shapes():
     assert (student.positive, student.negative) == (3, 2)
     seen = [matrix_completion(k, (20, 30), 2, 0.3).problem.num_samples for k in jax.random.split(KEY, 5)]
     assert abs(np.sum(seen) - 5 * 600 * 0.3) < 5 * (5 * 600 * 0.3 * 0.7) ** 0.5
+
+
+HELD_OUT = {
+    "sensing": lambda key, noise: matrix_sensing(key, (4, 5), 2, 30, noise=noise, held_out=40),
+    "bilinear": lambda key, noise: bilinear_sensing(key, (4, 5), 2, 30, noise=noise, held_out=40),
+    "completion": lambda key, noise: matrix_completion(key, (12, 13), 2, 0.4, noise=noise, held_out=40),
+    "quadratic": lambda key, noise: quadratic_network(key, 5, 30, positive=2, negative=1, noise=noise, held_out=40),
+    "covariance": lambda key, noise: covariance_estimation(key, 5, 2, 30, noise=noise, held_out=40),
+    "phase": lambda key, noise: phase_retrieval(key, 5, 30, noise=noise, held_out=40),
+    "sparse": lambda key, noise: sparse_recovery(key, 9, 3, 30, noise=noise, held_out=40),
+}
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_held_out_measurements_are_others_of_the_same_truth(name):
+    made, noisy = HELD_OUT[name](KEY, 0.0), HELD_OUT[name](KEY, 0.5)
+    test, train = made.held_out, made.problem
+    assert test.num_samples == 40
+    seen = np.asarray(fm.materialise(train.measurements)).reshape(train.num_samples, -1)
+    kept = np.asarray(fm.materialise(test.measurements)).reshape(40, -1)
+    assert not (kept[:, None] == seen[None]).all(-1).any()
+    np.testing.assert_allclose(test.targets, kept @ np.asarray(made.truth).reshape(-1), atol=1e-12)
+    params = train.parameterization.init_params(KEY, Balanced(made.truth))
+    assert float(test.loss(params)) < 1e-26
+    noise = np.asarray(noisy.held_out.targets - test.targets) / 0.5
+    assert abs((noise**2).mean() - 1) < 5 * (2 / 40) ** 0.5
+    # asking for them changes nothing of the rest
+    np.testing.assert_array_equal(noisy.problem.targets.shape, train.targets.shape)
+    assert eqx.tree_equal(made.truth, noisy.truth)
+
+
+def test_popular_rows_are_seen_more_often():
+    weights = power_law(40, 1.0)
+    np.testing.assert_allclose(weights, 1 / np.arange(1, 41))
+    made = [matrix_completion(k, (40, 30), 1, 0.3, row_weights=weights) for k in jax.random.split(KEY, 8)]
+    counts = np.zeros(40)
+    for planted_problem in made:
+        rows = np.asarray(planted_problem.problem.measurements.rows)
+        counts += np.bincount(rows, minlength=40)
+        assert np.bincount(rows, minlength=40).min() >= 1
+        assert np.bincount(planted_problem.problem.measurements.cols, minlength=30).min() >= 1
+    share = counts / (8 * 30)
+    # min(1, c / i) with a mean of 0.3, the first three being 1
+    chance = np.minimum(1, 9 / np.sum(1 / np.arange(4, 41)) / np.arange(1, 41))
+    assert chance.mean() == pytest.approx(0.3)
+    assert share[0] == 1
+    assert np.all(np.abs(share - chance) < 5 * np.sqrt(chance * (1 - chance) / 240) + 0.03)
+
+
+def test_robust_pca_has_a_truth_and_errors():
+    made = robust_pca(KEY, (30, 40), 2, 0.1, outlier_size=5.0)
+    assert np.linalg.matrix_rank(np.asarray(made.truth), tol=1e-10) == 2
+    wrong = np.asarray(made.outliers) != 0
+    assert abs(wrong.mean() - 0.1) < 5 * (0.09 / 1200) ** 0.5
+    bound = 5.0 / 1200**0.5
+    assert 0.9 * bound < np.abs(made.outliers).max() <= bound
+    np.testing.assert_allclose(made.problem.targets.reshape(30, 40), made.truth + made.outliers, atol=1e-15)
+    factors = made.problem.parameterization.parts[0].init_params(KEY, Balanced(made.truth))
+    params = (factors, (made.outliers,))
+    assert float(made.squared_error(params)) < 1e-28
+    assert float(made.problem.loss(params)) < 1e-28
+    np.testing.assert_allclose(made.relative_error(2 * made.truth), 1.0, rtol=1e-12)
+    part = robust_pca(KEY, (30, 40), 2, 0.1, fraction=0.5, noise=0.1, held_out=25)
+    assert abs(part.problem.num_samples / 1200 - 0.5) < 5 * (0.25 / 1200) ** 0.5
+    places = {
+        (int(i), int(j)) for i, j in zip(part.held_out.measurements.rows, part.held_out.measurements.cols, strict=True)
+    }
+    train = {
+        (int(i), int(j)) for i, j in zip(part.problem.measurements.rows, part.problem.measurements.cols, strict=True)
+    }
+    assert len(places) == 25
+    assert not places & train
+
+
+def test_sums_add_and_refuse_to_guess():
+    parts = (deep_matrix((3, 4), 2), Hadamard((3, 4), 1))
+    both = Sum(parts)
+    params = both.init_params(KEY, Gaussian(0.5))
+    np.testing.assert_allclose(both.matrix(params), params[0][1] @ params[0][0] + params[1][0], rtol=1e-14)
+    assert abs(float(jnp.std(params[1][0])) - 0.5) < 0.4
+    with pytest.raises(UsageError, match="scheme: Balanced is not defined for Sum; use one of Gaussian, Small"):
+        both.init_params(KEY, Balanced(jnp.ones((3, 4))))
+    with pytest.raises(UsageError, match=r"parts: got matrix shapes \[\(3, 4\), \(4, 3\)\], expected one or more"):
+        Sum((parts[0], Hadamard((4, 3), 1)))
 
 
 def test_deep_linear_regression_is_least_squares():
@@ -160,6 +256,25 @@ MISTAKES = {
         lambda: matrix_completion(KEY, (3, 4), 1, 1.5),
         r"fraction: got 1.5, expected a probability in \(0, 1\]",
     ),
+    "every entry wrong": (
+        lambda: robust_pca(KEY, (3, 4), 1, 1.0),
+        r"outliers: got 1.0, expected a probability in \[0, 1\); with every entry wrong nothing is left",
+    ),
+    "robust fraction": (lambda: robust_pca(KEY, (3, 4), 1, 0.1, fraction=0.0), "fraction: got 0.0"),
+    "sparsity": (lambda: sparse_recovery(KEY, 5, 6, 3), "sparsity: got 6, expected 1 <= sparsity <= dimension = 5"),
+    "row weights": (
+        lambda: matrix_completion(KEY, (3, 4), 1, 0.5, row_weights=jnp.ones(4)),
+        r"row_weights: got shape \(4,\), expected \(3,\)",
+    ),
+    "zero weight": (
+        lambda: matrix_completion(KEY, (3, 4), 1, 0.5, col_weights=jnp.zeros(4)),
+        "col_weights: got .* expected a positive finite value",
+    ),
+    "held out": (
+        lambda: matrix_completion(KEY, (3, 4), 1, 0.9, held_out=12),
+        r"held_out: got 12, but \d+ entries are unseen; lower held_out or the fraction",
+    ),
+    "negative held out": (lambda: matrix_sensing(KEY, (3, 4), 1, 5, held_out=-1), "held_out: got -1"),
     "nothing seen": (lambda: matrix_completion(KEY, (2, 2), 1, 1e-9), r"rows: got no entries \(m = 0\)"),
     "samples": (
         lambda: quadratic_network(KEY, 3, 0, positive=1, negative=0),
