@@ -41,6 +41,7 @@ ALLOWED = {
         "linear_networks",
     },
     "report": {"_core", "experiments"},
+    "estimators": {"_core", "measurements", "solvers"},
     "cli": {"_core", "datasets", "experiments", "report"},
 }
 

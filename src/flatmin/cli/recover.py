@@ -10,16 +10,22 @@ def recover(
     file: Annotated[
         str,
         typer.Argument(
-            help="A .npz, .csv, .parquet, .png, .jpg or .tif file; or camera, page, digits, breast-cancer.",
+            help="A .npz, .csv, .parquet, .png, .jpg or .tif file; or camera, page, digits, breast-cancer, seattle, "
+            "carphone, movielens.",
             metavar="FILE",
         ),
     ],
-    method: Annotated[str, typer.Option(help="nuclear, frobenius or label-noise.")] = "nuclear",
+    task: Annotated[
+        str | None, typer.Option(help="completion, sensing, covariance or robust-pca; default: as the data say.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="flat, nuclear, frobenius or label-noise.")] = "nuclear",
+    penalty: Annotated[float | None, typer.Option(help="Weight of the norm; robust-pca: of the errors.")] = None,
+    radius: Annotated[float | None, typer.Option(help="Norm of the noise; robust-pca: sum of the errors.")] = None,
     missing: Annotated[float | None, typer.Option(help="Images, packaged data: fraction to hide.")] = None,
     mask: Annotated[pathlib.Path | None, typer.Option(help="Images: file, light where a pixel is seen.")] = None,
     holdout: Annotated[float | None, typer.Option(help="Fraction of the targets held back to test.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Largest accepted relative gap (residual).")] = None,
-    max_iterations: Annotated[int | None, typer.Option(help="nuclear: limit of the iterations.")] = None,
+    max_iterations: Annotated[int | None, typer.Option(help="flat, nuclear: limit of iterations.")] = None,
     depth: Annotated[int | None, typer.Option(help="label-noise: number of factors.")] = None,
     noise: Annotated[float | None, typer.Option(help="label-noise: noise in units of the RMS target.")] = None,
     steps: Annotated[int | None, typer.Option(help="label-noise: number of steps.")] = None,
@@ -46,8 +52,10 @@ def recover(
     from flatmin.experiments.recovery import recover as compute
     from flatmin.report import render_run
 
-    options = ReadOptions(row, column, value, duplicates, _shape(shape), mask, missing, seed)
-    settings = {"method": method, "tolerance": tolerance, "holdout": holdout, "max_iterations": max_iterations}
+    whole = task == "robust-pca"
+    options = ReadOptions(row, column, value, duplicates, _shape(shape), mask, missing, seed, whole)
+    settings = {"method": method, "task": task, "penalty": penalty, "radius": radius}
+    settings |= {"tolerance": tolerance, "holdout": holdout, "max_iterations": max_iterations}
     settings |= {"depth": depth, "noise": noise, "steps": steps, "learning_rate": learning_rate, "seed": seed}
     recovery_spec(Source(sha256="", kind=""), size=1, **settings)  # refuse before reading
     data = read_data(file, options)
@@ -66,7 +74,7 @@ def recover(
     spec = recovery_spec(source, size=d1 * d2, **settings)
     prepared = prepare(data, spec)
     writable_folder(out)
-    experiment, tracker = recovery_experiment(data.name, method), Tracker()
+    experiment, tracker = recovery_experiment(data.name, method, task), Tracker()
     folder = out / ".cells" / f"{experiment.name}-{run_id(experiment.name, experiment.version, spec)}"
     context = Context(folder=folder, workers=1, progress=tracker)
     run, is_new = in_background(
@@ -80,6 +88,8 @@ def recover(
         typer.echo(f"Note: {note}")
     print_run(run, is_new=is_new)
     typer.echo(f"Matrix: {run.path / 'matrix.npy'}")
+    if whole:
+        typer.echo(f"Errors: {run.path / 'errors.npy'}")
     if not result["success"]:
         typer.echo(f"flatmin: {_shortfall(result)}", err=True)
         raise typer.Exit(1)

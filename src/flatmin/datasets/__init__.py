@@ -6,6 +6,8 @@ Nothing is downloaded. Every refusal is one sentence that names the file and wha
 from flatmin.datasets.packaged import PACKAGED as PACKAGED
 from flatmin.datasets.packaged import PackagedFile as PackagedFile
 from flatmin.datasets.packaged import load_packaged as load_packaged
+from flatmin.datasets.ratings import Ratings as Ratings
+from flatmin.datasets.ratings import load_ratings as load_ratings
 from flatmin.datasets.reading import ReadOptions as ReadOptions
 from flatmin.datasets.reading import fingerprint as fingerprint
 from flatmin.datasets.reading import read_data as read_data

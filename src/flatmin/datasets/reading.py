@@ -4,12 +4,17 @@ import dataclasses
 import hashlib
 import pathlib
 
+import jax.numpy as jnp
+import numpy as np
+
 from flatmin._core import UsageError, check_at_least, nearest
 from flatmin.datasets.arrays import read_npz
-from flatmin.datasets.images import read_image
+from flatmin.datasets.images import grey, read_image
 from flatmin.datasets.packaged import PACKAGED, load_packaged
+from flatmin.datasets.ratings import load_ratings
 from flatmin.datasets.recovery_data import RecoveryData, missing_at_random, observed
 from flatmin.datasets.tables import DUPLICATES, read_table
+from flatmin.measurements import entries
 
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 TABLES = (".csv", ".parquet")
@@ -29,6 +34,7 @@ class ReadOptions:
         mask: images: file that tells which pixels are seen.
         missing: images and packaged data: fraction to hide.
         seed: seed of what is hidden.
+        whole: images and packaged data: whether nothing need be hidden, since all entries are to be used.
     """
 
     row: str | None = None
@@ -39,6 +45,7 @@ class ReadOptions:
     mask: pathlib.Path | None = None
     missing: float | None = None
     seed: int = 0
+    whole: bool = False
 
 
 _OPTIONS = {
@@ -72,6 +79,8 @@ def read_data(source: str, options: ReadOptions | None = None) -> RecoveryData:
     if kind == "npz archive":
         return read_npz(path)
     if kind == "image":
+        if options.whole and options.mask is None and options.missing is None:
+            return _everything(grey(path), path.stem, image=True)
         return read_image(path, mask=options.mask, missing=options.missing, seed=options.seed)
     return read_table(path, **{name: getattr(options, name) for name in _OPTIONS["table"]})
 
@@ -146,17 +155,43 @@ def existing(source: str | pathlib.Path) -> pathlib.Path:
 
 
 def _packaged(name: str, options: ReadOptions) -> RecoveryData:
+    about = (f"The data are {PACKAGED[name].about}.",)
+    if PACKAGED[name].partly:
+        return dataclasses.replace(_ratings(name, options), notes=about)
+    if options.missing is None and options.whole:
+        picture, tile = PACKAGED[name].is_image, PACKAGED[name].tile
+        return dataclasses.replace(_everything(load_packaged(name), name, image=picture, tile=tile), notes=about)
     if options.missing is None:
         raise UsageError(f"missing: {name} is completely known; hide a fraction of it, such as --missing 0.6")
     matrix = load_packaged(name)
     seen = missing_at_random(matrix.shape, options.missing, options.seed)
     data = observed(matrix, seen, name, image=PACKAGED[name].is_image, tile=PACKAGED[name].tile)
-    return dataclasses.replace(data, notes=(f"The data are {PACKAGED[name].about}.",))
+    return dataclasses.replace(data, notes=about)
+
+
+def _everything(matrix: np.ndarray, name: str, *, image: bool, tile: tuple[int, int] | None = None) -> RecoveryData:
+    """All entries, with errors among them: what is seen is not the truth."""
+    data = observed(matrix, np.ones(matrix.shape, dtype=bool), name, image=image, tile=tile)
+    return dataclasses.replace(data, truth=None)
+
+
+def _ratings(name: str, options: ReadOptions) -> RecoveryData:
+    if options.missing is not None:
+        raise UsageError(f"missing: {name} is known only in part; hold back part of the targets with --holdout")
+    ratings = load_ratings()
+    order = np.lexsort((ratings.cols, ratings.rows))
+    return RecoveryData(
+        name=name,
+        measurements=entries(jnp.asarray(ratings.rows[order]), jnp.asarray(ratings.cols[order]), ratings.shape),
+        targets=ratings.values[order],
+        row_labels=ratings.users,
+        column_labels=ratings.films,
+    )
 
 
 def _refuse_unused(kind: str, options: ReadOptions) -> None:
     for field in dataclasses.fields(options):
-        if field.name in ("seed", *_OPTIONS[kind]) or getattr(options, field.name) == field.default:
+        if field.name in ("seed", "whole", *_OPTIONS[kind]) or getattr(options, field.name) == field.default:
             continue
         homes = [k for k, names in _OPTIONS.items() if field.name in names]
         hint = "hold back part of the targets with --holdout" if field.name == "missing" else "leave it out"

@@ -18,6 +18,7 @@ from flatmin.experiments.recovery.label_noise import Trained, train_label_noise
 from flatmin.experiments.recovery.outputs import output_files
 from flatmin.experiments.recovery.prepared import Prepared as Prepared
 from flatmin.experiments.recovery.prepared import prepare as prepare
+from flatmin.experiments.recovery.programme import objective_name, solution_of
 from flatmin.experiments.recovery.spec import METHODS as METHODS
 from flatmin.experiments.recovery.spec import Recovery as Recovery
 from flatmin.experiments.recovery.spec import Source as Source
@@ -25,9 +26,9 @@ from flatmin.experiments.recovery.spec import recovery_experiment as recovery_ex
 from flatmin.experiments.recovery.spec import recovery_spec as recovery_spec
 from flatmin.experiments.runs import RunContent
 from flatmin.flatness import hessian_trace
+from flatmin.measurements import EntryMeasurements
 from flatmin.parameterizations import deep_matrix
 from flatmin.problems import RecoveryProblem
-from flatmin.solvers import MinFrobenius, MinNuclearNorm, solve
 
 TRAINED_RANK = 1e-2
 """Singular values below this fraction of the largest do not count towards the rank of a trained matrix."""
@@ -58,6 +59,7 @@ def recover(spec: Recovery, prepared: Prepared, context: Context) -> RunContent:
         rank, rank_tolerance = int(solution.stats["rank"]), float(solution.stats["rank_tolerance"])
     context.progress("flatness", 0, 1)
     result: dict[str, Any] = {
+        "task": spec.task,
         "method": spec.method,
         "shape": list(prepared.shape),
         "measurements_fitted": len(prepared.targets),
@@ -73,7 +75,7 @@ def recover(spec: Recovery, prepared: Prepared, context: Context) -> RunContent:
     }
     certificates: tuple[Certificate, ...] = ()
     if solution is not None:
-        certificates = (Certificate.from_solution(f"minimum {spec.method} norm", solution),)
+        certificates = (Certificate.from_solution(objective_name(spec), solution),)
         result["certificate"] = {**certificates[0].model_dump(), "tolerance": spec.tolerance}
         result["outcome"] = solution.outcome.value
         result["success"] = solution.outcome.success
@@ -81,11 +83,24 @@ def recover(spec: Recovery, prepared: Prepared, context: Context) -> RunContent:
         result |= _training_result(spec, prepared, trained)
     context.progress("flatness", 1, 1)
     return RunContent(
-        datasets=figure_data(figures(prepared, matrix, rank_tolerance, trained, spec.method)),
+        datasets=figure_data(
+            figures(prepared, matrix, rank_tolerance, trained, spec.method, _errors_found(spec, prepared, matrix))
+        ),
         claims=tuple(_claims(spec, result)),
         certificates=certificates,
-        files=output_files(prepared.data, matrix, result),
+        files=output_files(prepared.data, matrix, result, errors=_errors_found(spec, prepared, matrix)),
     )
+
+
+def _errors_found(spec: Recovery, prepared: Prepared, matrix: np.ndarray) -> np.ndarray | None:
+    """The sparse part of robust PCA: what was seen less the low-rank part, 0 where nothing was seen."""
+    op = prepared.measurements
+    if spec.task != "robust-pca" or not isinstance(op, EntryMeasurements):
+        return None
+    found = np.zeros(matrix.shape)
+    rows, cols = np.asarray(op.rows), np.asarray(op.cols)
+    found[rows, cols] = prepared.targets - matrix[rows, cols]
+    return found
 
 
 def _named(context: Context, name: str) -> Callable[[int, int], None]:
@@ -93,15 +108,9 @@ def _named(context: Context, name: str) -> Callable[[int, int], None]:
 
 
 def _solve(spec: Recovery, prepared: Prepared, context: Context) -> Solution:
-    name = f"minimum {spec.method} norm"
-    program = MinNuclearNorm if spec.method == "nuclear" else MinFrobenius
+    name = objective_name(spec)
     context.progress(name, 0, 1)
-    solution = solve(
-        program(prepared.measurements, jnp.asarray(prepared.targets)),
-        tolerance=spec.tolerance,
-        max_iterations=spec.max_iterations or 1,
-        throw=False,
-    )
+    solution = solution_of(spec, prepared)
     context.progress(name, 1, 1)
     if solution.outcome in (Outcome.infeasible, Outcome.diverged):
         raise JobError(

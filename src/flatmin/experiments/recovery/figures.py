@@ -16,7 +16,12 @@ TINY = 1e-16
 
 
 def figures(
-    prepared: Prepared, matrix: np.ndarray, rank_tolerance: float, trained: Trained | None, method: str
+    prepared: Prepared,
+    matrix: np.ndarray,
+    rank_tolerance: float,
+    trained: Trained | None,
+    method: str,
+    errors: np.ndarray | None = None,
 ) -> list[Figure]:
     """All figures of a recovery.
 
@@ -26,11 +31,13 @@ def figures(
         rank_tolerance: singular values below it count as zero.
         trained: the run of label noise, None for convex methods.
         method: the method's name.
+        errors: the sparse part of robust PCA, None for other tasks.
 
     Returns:
         The figures.
     """
-    drawn = [*_matrices(prepared, matrix), _singular_values(prepared, matrix, rank_tolerance)]
+    pictures = _matrices(prepared, matrix) if errors is None else [_split(prepared, matrix, errors)]
+    drawn = [*pictures, _singular_values(prepared, matrix, rank_tolerance)]
     scatter = _scatter(prepared, matrix)
     drawn += [scatter] if scatter else []
     drawn += [_training(trained)] if trained else []
@@ -63,6 +70,34 @@ def _matrices(prepared: Prepared, matrix: np.ndarray) -> list[Figure]:
     whole = figure("recovered", f"The recovered {noun}", *_part(pictures, None))
     corner, detail = _middle(with_seen)
     return [whole, figure("detail", "What was seen, on a part", detail, corner)]
+
+
+def _split(prepared: Prepared, matrix: np.ndarray, errors: np.ndarray) -> Figure:
+    """What was seen, the low-rank part, and the size of the errors, of pictures as pictures."""
+    limits = (float(np.min(prepared.targets)), float(np.max(prepared.targets)))
+    limits = limits if limits[0] < limits[1] else (limits[0] - 0.5, limits[1] + 0.5)
+    digits = 4 - math.floor(math.log10(limits[1] - limits[0]))
+    largest = max(float(np.abs(errors).max()), 10.0**-digits)
+    tile = prepared.data.tile
+    parts = {"Seen": _seen(prepared), "Low rank": matrix, "Errors, absolute": np.abs(errors)}
+    if tile is None:
+        shown, caption = _part(parts, None)
+    else:
+        chosen = np.unique(np.linspace(0, len(matrix) - 1, 4).round().astype(int))
+        shown = {name: np.vstack([_tile(values, row, tile) for row in chosen]) for name, values in parts.items()}
+        caption = f"Rows {', '.join(map(str, chosen))}, counted from 0, each as the picture that it holds. "
+    panels = tuple(
+        ImagePanel(name, np.round(values, digits), (0.0, largest) if name.startswith("Errors") else limits)
+        for name, values in shown.items()
+    )
+    share = float(np.mean(np.abs(errors) > 1e-3 * largest))
+    return Figure(
+        "split",
+        "The low-rank part and the errors",
+        f"{caption}The errors are drawn from 0 (black) to the largest, {largest:.3g} (white); {share:.0%} of them are "
+        "above a thousandth of it.",
+        panels,
+    )
 
 
 def _middle(pictures: dict[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:

@@ -13,23 +13,32 @@ from flatmin.datasets import RecoveryData
 MOST_CELLS = 2_000_000
 
 
-def output_files(data: RecoveryData, matrix: np.ndarray, result: dict[str, Any]) -> dict[str, bytes]:
-    """`matrix.npy`, `result.json` and, for completions that are not pictures, `matrix.csv`.
+def output_files(
+    data: RecoveryData, matrix: np.ndarray, result: dict[str, Any], errors: np.ndarray | None = None
+) -> dict[str, bytes]:
+    """`matrix.npy`, `result.json`, `errors.npy` for robust PCA and, for completions but pictures, `matrix.csv`.
 
     Args:
         data: what was read.
         matrix: the recovered matrix.
         result: numbers, texts, lists and dictionaries; NaN and infinities become null.
+        errors: the sparse part that was split off.
 
     Returns:
         Content by file name.
     """
-    stream = io.BytesIO()
-    np.save(stream, np.asarray(matrix, dtype=np.float64), allow_pickle=False)
-    files = {"matrix.npy": stream.getvalue(), "result.json": _json(result)}
+    files = {"matrix.npy": _npy(matrix), "result.json": _json(result)}
+    if errors is not None:
+        files["errors.npy"] = _npy(errors)
     if data.is_completion and not data.image and matrix.size <= MOST_CELLS:
         files["matrix.csv"] = _csv(data, matrix)
     return files
+
+
+def _npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.asarray(array, dtype=np.float64), allow_pickle=False)
+    return stream.getvalue()
 
 
 def _csv(data: RecoveryData, matrix: np.ndarray) -> bytes:

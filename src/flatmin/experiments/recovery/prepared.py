@@ -7,8 +7,11 @@ import numpy as np
 
 from flatmin._core import UsageError
 from flatmin.datasets import RecoveryData
-from flatmin.experiments.recovery.spec import Recovery
-from flatmin.measurements import AbstractMeasurements, EntryMeasurements, take
+from flatmin.experiments.recovery.spec import CONVEX, LARGE, Recovery
+from flatmin.measurements import AbstractMeasurements, EntryMeasurements, LowRankMeasurements, take
+
+MOST_DENSE = 1_000_000
+"""Cells of the largest matrix whose singular values an iteration decomposes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,7 @@ def prepare(data: RecoveryData, spec: Recovery) -> Prepared:
     Raises:
         UsageError: if the hold-out leaves nothing on one side, or the method cannot use these data.
     """
+    _check_task(data, spec)
     op, targets, held, held_targets = data.measurements, data.targets, None, None
     if spec.holdout is not None:
         m = len(targets)
@@ -74,11 +78,42 @@ def prepare(data: RecoveryData, spec: Recovery) -> Prepared:
     notes = list(data.notes)
     if isinstance(op, EntryMeasurements):
         notes += _unseen(data, op, spec)
+    if by_factors(spec, op) and spec.penalty is None and spec.radius is None:
+        raise UsageError(
+            f"penalty: a matrix of {op.matrix_shape[0]} x {op.matrix_shape[1]} is completed by factors, which fit with "
+            "noise; give --penalty (lambda) or --radius (the norm of the noise)"
+        )
     if not targets.any():
         if spec.method == "label-noise":
             raise UsageError("targets: all are zero, which leaves label noise no scale; use --method nuclear")
         notes.append("All targets are zero, and so is the answer.")
     return Prepared(data, op, targets, held, held_targets, tuple(notes))
+
+
+def by_factors(spec: Recovery, op: AbstractMeasurements) -> bool:
+    """Whether the solver for large completions is used: beyond `MOST_DENSE` cells, or with noise beyond `LARGE`."""
+    if not isinstance(op, EntryMeasurements) or spec.task == "robust-pca" or spec.method not in CONVEX:
+        return False
+    cells = op.shape[0] * op.shape[1]
+    noisy = spec.penalty is not None or spec.radius is not None
+    return cells > MOST_DENSE or (noisy and cells > LARGE)
+
+
+def _check_task(data: RecoveryData, spec: Recovery) -> None:
+    op, task = data.measurements, spec.task
+    if task in ("completion", "robust-pca") and not data.is_completion:
+        raise UsageError(
+            f"task: {task} needs entries of the matrix, got {type(op).__name__}; use --task sensing or covariance"
+        )
+    if task == "sensing" and data.is_completion:
+        raise UsageError("task: sensing needs measurements (.npz), got entries of the matrix; use --task completion")
+    if task == "covariance" and not (
+        isinstance(op, LowRankMeasurements) and np.array_equal(np.asarray(op.left), np.asarray(op.right))
+    ):
+        raise UsageError(
+            f"task: covariance needs vectors x with A_i = x_i x_i^T (an .npz archive with x and b), got "
+            f"{type(op).__name__}; use --task sensing or completion"
+        )
 
 
 def _unseen(data: RecoveryData, op: EntryMeasurements, spec: Recovery) -> list[str]:
@@ -91,9 +126,10 @@ def _unseen(data: RecoveryData, op: EntryMeasurements, spec: Recovery) -> list[s
         names = ", ".join(str(i) if labels is None else labels[i] for i in empty[:5])
         names += ", …" if empty.size > 5 else ""
         what = f"{empty.size} {line}(s) have no entry to fit ({names})"
-        if spec.method == "label-noise":
+        if spec.method in ("label-noise", "flat") and spec.task != "robust-pca":
+            who = spec.method.replace("label-noise", "label noise").replace("flat", "the flat norm")
             raise UsageError(
-                f"data: {what}; label noise weighs each {line} by how often it is seen and leaves these undetermined; "
+                f"data: {what}; {who} weighs each {line} by how often it is seen and leaves these undetermined; "
                 "drop them, lower --holdout or --missing, or use --method nuclear"
             )
         notes.append(f"{what}: the {spec.method} norm fills them with zeros, which says nothing about them.")

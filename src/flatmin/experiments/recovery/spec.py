@@ -5,11 +5,15 @@ from typing import Literal, get_args
 from flatmin._core import UsageError, choose
 from flatmin.experiments.specs import Experiment, RunSpec, setting
 
-Method = Literal["nuclear", "frobenius", "label-noise"]
+Method = Literal["flat", "nuclear", "frobenius", "label-noise"]
 METHODS: tuple[str, ...] = get_args(Method)
+Task = Literal["completion", "sensing", "covariance", "robust-pca"]
+TASKS: tuple[str, ...] = get_args(Task)
+CONVEX = ("flat", "nuclear")
 
-LARGE, LOOSE, TIGHT, RESIDUAL = 40_000, 1e-3, 1e-8, 1e-3
-"""Above `LARGE` entries the default tolerance is `LOOSE`, below `TIGHT`; for label noise it is `RESIDUAL`."""
+LARGE, LOOSE, TIGHT, NOISY, RESIDUAL = 40_000, 1e-3, 1e-8, 1e-6, 1e-3
+"""Above `LARGE` entries the default tolerance is `LOOSE`, below `TIGHT`, or `NOISY` where the fit is not exact; for
+label noise it is `RESIDUAL`."""
 
 
 class Source(RunSpec):
@@ -31,6 +35,13 @@ class Recovery(RunSpec):
 
     source: Source = setting(origin="ours", description="the data")
     method: Method = setting(origin="ours", description="how the matrix is chosen among those that fit")
+    task: Task | None = setting(None, origin="ours", description="what is recovered; none: as the data say")
+    penalty: float | None = setting(
+        None, origin="ours", description="weight of the norm, or of the errors in robust PCA", gt=0
+    )
+    radius: float | None = setting(
+        None, origin="ours", description="size of the noise, or sum of the absolute errors in robust PCA", gt=0
+    )
     tolerance: float = setting(
         origin="ours",
         description="largest accepted relative duality gap; for label noise, relative residual",
@@ -59,6 +70,9 @@ def recovery_spec(
     *,
     size: int,
     method: str = "nuclear",
+    task: str | None = None,
+    penalty: float | None = None,
+    radius: float | None = None,
     tolerance: float | None = None,
     holdout: float | None = None,
     max_iterations: int | None = None,
@@ -74,9 +88,14 @@ def recovery_spec(
         source: the data.
         size: d1 d2, number of entries of the matrix.
         method: one of `METHODS`.
+        task: one of `TASKS`, None for what the data say.
+        penalty: for `flat` and `nuclear`: lambda of `N(X) + ||A(X) - b||^2 / (2 lambda)`, or of lambda times that
+            where factors are fitted; in robust PCA the weight of the errors, by default `1 / sqrt(max(d1, d2))`.
+        radius: for `flat` and `nuclear`: `min N(X) s.t. ||A(X) - b|| <= radius`; in robust PCA of the sum of the
+            absolute errors.
         tolerance: default 1e-8 up to 40,000 entries, else 1e-3; label noise 1e-3.
         holdout: fraction of the targets to hold back.
-        max_iterations: for `nuclear`; default 5000.
+        max_iterations: for `flat` and `nuclear`; default 5000.
         depth: for `label-noise`; default 3.
         noise: for `label-noise`; default 1.
         steps: for `label-noise`; default 40,000.
@@ -90,6 +109,7 @@ def recovery_spec(
         UsageError: for values out of range, or options of another method.
     """
     choose("method", method, METHODS)
+    _check_task(task, method, penalty, radius, holdout)
     if holdout is not None and not 0 < holdout < 1:
         raise UsageError(f"holdout: got {holdout}, expected a fraction between 0 and 1, ends excluded")
     if tolerance is not None and not 0 < tolerance < 1:
@@ -104,19 +124,26 @@ def recovery_spec(
     training = {"depth": depth, "noise": noise, "steps": steps, "learning_rate": learning_rate}
     if method == "label-noise":
         if max_iterations is not None:
-            raise UsageError("max_iterations: applies to --method nuclear; label-noise takes --steps")
+            raise UsageError("max_iterations: applies to --method flat and nuclear; label-noise takes --steps")
         training = {**training, **{k: v for k, v in _TRAINING.items() if training[k] is None}}
     else:
         given = [name for name, value in training.items() if value is not None]
         if given:
             raise UsageError(f"{given[0]}: applies to --method label-noise, got {method}; leave it out")
         if method == "frobenius" and max_iterations is not None:
-            raise UsageError("max_iterations: applies to --method nuclear; frobenius is a closed form, leave it out")
-        max_iterations = (max_iterations or 5000) if method == "nuclear" else None
+            raise UsageError(
+                "max_iterations: applies to --method flat and nuclear; frobenius is a closed form, leave it out"
+            )
+        max_iterations = (max_iterations or 5000) if method in CONVEX else None
     default = RESIDUAL if method == "label-noise" else LOOSE if size > LARGE else TIGHT
+    if method in CONVEX and (task == "robust-pca" or penalty is not None or radius is not None):
+        default = max(default, NOISY)
     return Recovery(
         source=source,
         method=method,  # type: ignore[arg-type]
+        task=task,  # type: ignore[arg-type]
+        penalty=penalty,
+        radius=radius,
         tolerance=default if tolerance is None else tolerance,
         holdout=holdout,
         max_iterations=max_iterations,
@@ -125,12 +152,40 @@ def recovery_spec(
     )
 
 
+def _check_task(
+    task: str | None, method: str, penalty: float | None, radius: float | None, holdout: float | None
+) -> None:
+    if task is not None:
+        choose("task", task, TASKS)
+    if task in ("covariance", "robust-pca") and method not in CONVEX:
+        raise UsageError(f"method: --task {task} knows flat and nuclear, got {method}; choose one of them")
+    if task == "robust-pca" and holdout is not None:
+        raise UsageError("holdout: applies to tasks without gross errors, got --task robust-pca; leave it out")
+    for name, value in (("penalty", penalty), ("radius", radius)):
+        if value is None:
+            continue
+        if not 0 < value < float("inf"):
+            raise UsageError(f"{name}: got {value}, expected a positive finite number")
+        if method not in CONVEX:
+            raise UsageError(f"{name}: applies to --method flat and nuclear, got {method}; leave it out")
+    if penalty is not None and radius is not None:
+        raise UsageError("penalty, radius: got both, expected at most one; leave one out")
+
+
 def _at_least(name: str, value: float | None, least: float) -> None:
     if value is not None and not least <= value < float("inf"):
         raise UsageError(f"{name}: got {value}, expected a number >= {least}")
 
 
 _TEXTS = {
+    "flat": (
+        "the flat norm",
+        (
+            "Among all matrices that fit the measurements, the one whose two factors can have the smallest trace of "
+            "the Hessian: the smallest nuclear norm weighted by the roots of the measurements' moments; a dual point "
+            "certifies it."
+        ),
+    ),
     "nuclear": (
         "the smallest nuclear norm",
         (
@@ -155,15 +210,36 @@ _TEXTS = {
 }
 
 
-def recovery_experiment(name: str, method: str) -> Experiment:
+_TASK_TEXTS = {
+    "robust-pca": (
+        "robust PCA",
+        (
+            "A matrix split into a part of small nuclear norm and a part of few, possibly gross errors; a dual point "
+            "certifies how close the split is to the best. Seen whole, all entries weigh the same, so that flat and "
+            "nuclear are one programme."
+        ),
+    ),
+    "covariance": (
+        "a positive semidefinite matrix",
+        (
+            "Among all positive semidefinite matrices that fit the quadratic measurements, the one of the smallest "
+            "trace; for the flat method the trace is weighted by the measurements' moment, which makes its factors the "
+            "flattest."
+        ),
+    ),
+}
+
+
+def recovery_experiment(name: str, method: str, task: str | None = None) -> Experiment:
     """Name, version and texts of a recovery; only name and version are part of the id.
 
     Args:
         name: how to call the data.
         method: one of `METHODS`.
+        task: one of `TASKS`, or None.
 
     Returns:
         The experiment.
     """
-    how, summary = _TEXTS[choose("method", method, METHODS)]
+    how, summary = _TASK_TEXTS.get(task or "") or _TEXTS[choose("method", method, METHODS)]
     return Experiment(name="recover", version=1, title=f"Recovery of {name} by {how}", summary=summary)

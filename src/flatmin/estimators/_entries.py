@@ -1,0 +1,63 @@
+"""Known entries of what users pass: NaN, masks and sparse matrices all mean the same."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+from sklearn.utils.validation import validate_data
+
+
+class Entries(NamedTuple):
+    """Known entries, by rows.
+
+    Attributes:
+        rows: row of each, shape (m,).
+        cols: its column, shape (m,).
+        values: shape (m,).
+        shape: (samples, features).
+    """
+
+    rows: np.ndarray
+    cols: np.ndarray
+    values: np.ndarray
+    shape: tuple[int, int]
+
+
+def known_entries(estimator: Any, X: Any, *, reset: bool) -> tuple[Entries, np.ndarray | None]:
+    """The known entries of X, after scikit-learn's checks.
+
+    Args:
+        estimator: whose input it is.
+        X: samples by features. Unknown are NaN in a dense array, masked entries of a masked array, and entries that a
+            sparse matrix does not store (a stored zero is known).
+        reset: whether X decides on the number and names of the features (in `fit`).
+
+    Returns:
+        The entries, and X itself as a float array if it is dense.
+
+    Raises:
+        ValueError: scikit-learn's, for a wrong shape, infinities, complex numbers, texts; or if nothing is known.
+    """
+    if isinstance(X, np.ma.MaskedArray):
+        X = np.ma.filled(X.astype(np.float64), np.nan)
+    X = validate_data(
+        estimator,
+        X,
+        accept_sparse="csr",
+        dtype=[np.float64, np.float32],
+        ensure_all_finite="allow-nan",
+        reset=reset,
+    )
+    if sparse.issparse(X):
+        triples = X.tocoo()
+        rows, cols, values, dense = triples.row, triples.col, triples.data.astype(np.float64), None
+        known = ~np.isnan(values)
+        order = np.lexsort((cols[known], rows[known]))
+        rows, cols, values = rows[known][order], cols[known][order], values[known][order]
+    else:
+        dense = np.asarray(X)
+        rows, cols = np.nonzero(~np.isnan(dense))
+        values = dense[rows, cols].astype(np.float64)
+    if reset and not values.size:
+        raise ValueError("X: no entry is known, at least one is needed; unknown are NaN, masked or not stored entries")
+    return Entries(rows.astype(np.int64), cols.astype(np.int64), values, (X.shape[0], X.shape[1])), dense
