@@ -184,7 +184,7 @@ def split(
             value, fits = gauge.value(feasible), True
             if value < primal:
                 best, primal = feasible, value
-        undercut = fits and below is not None and primal * scale < below * (1 - UNDERCUT)
+        undercut = bool(fits) and below is not None and primal * scale < below * (1 - UNDERCUT)
         weights = -miss / step
         weights = weights / max(1.0, gauge.polar(white.adjoint(weights)))
         if c @ weights > bound:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatmin._core import Outcome, Solution, UsageError, check_positive
+from flatmin._core.threads import blas_threads
 from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
 from flatmin.solvers._host import HostMap, host_map, multiply
@@ -52,10 +53,11 @@ def solve_batch(
     values = [math.nan] * len(programs) if below is None else [float(value) for value in below]
     if len(values) != len(programs):
         raise UsageError(f"below: got {len(values)} values for {len(programs)} programmes, expected one for each")
-    return [
-        _solve(program, tolerance, int(max_iterations), None if math.isnan(value) else value)
-        for program, value in zip(programs, values, strict=True)
-    ]
+    with blas_threads(1):
+        return [
+            _solve(program, tolerance, int(max_iterations), None if math.isnan(value) else value)
+            for program, value in zip(programs, values, strict=True)
+        ]
 
 
 def _solve(program: AbstractProgram, tolerance: float, max_iterations: int, below: float | None) -> Solution:

@@ -1,0 +1,29 @@
+"""How many threads the linear algebra behind NumPy and SciPy takes."""
+
+import contextlib
+import functools
+
+from threadpoolctl import ThreadpoolController
+
+
+@functools.cache
+def _controller() -> ThreadpoolController:
+    import scipy.linalg  # noqa: F401  # the libraries must be loaded to be found
+
+    return ThreadpoolController()
+
+
+def blas_threads(count: int) -> contextlib.AbstractContextManager[object]:
+    """Limit the threads of BLAS and LAPACK in a block.
+
+    Products of small matrices gain nothing from a second thread, and where as many computations as cores run side by
+    side the waiting threads of each take the others' time: an order of magnitude in phase diagrams. The limit is the
+    process's, not the calling thread's.
+
+    Args:
+        count: at most so many.
+
+    Returns:
+        A context manager.
+    """
+    return _controller().limit(limits=count, user_api="blas")
