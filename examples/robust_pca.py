@@ -2,8 +2,9 @@
 
     python examples/robust_pca.py [--out FOLDER]
 
-The clip has one frame a column, the page its pixels; both are split with the usual weight `1 / sqrt(max(d1, d2))` of
-the errors, by `FlatRobustPCA`, which certifies the split.
+The clip has one frame a column, the page its pixels. `FlatRobustPCA` splits them and certifies the split. The usual
+weight of the errors, `1 / sqrt(max(d1, d2))`, is meant for few errors; here a third of the picture moves, or is ink in
+straight lines, which is partly low-rank itself: a fraction of that weight (`SHARE`, chosen by eye) separates better.
 """
 
 import argparse
@@ -15,12 +16,14 @@ import numpy as np
 from flatmin.datasets import load_packaged
 from flatmin.estimators import FlatRobustPCA
 
-FRAMES, TILE = (0, 16, 33, 49), (72, 88)
+FRAMES, TILE = (0, 33), (72, 88)
+SHARE = {"carphone": 0.4, "page": 0.28}
 
 
-def split(matrix, tolerance):
+def split(matrix, share, tolerance=1e-3):
+    penalty = share / np.sqrt(max(matrix.shape))
     began = time.perf_counter()
-    fitted = FlatRobustPCA(tolerance=tolerance).fit(matrix)
+    fitted = FlatRobustPCA(penalty, tolerance=tolerance).fit(matrix)
     proof = fitted.certificate_
     print(
         f"{matrix.shape[0]} x {matrix.shape[1]}: rank {fitted.rank_}, gap {proof.gap:.1e} ({proof.outcome.name}), "
@@ -55,13 +58,13 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
 
     frames = load_packaged("carphone")
-    background, moving = split(frames.T, 1e-3)
+    background, moving = split(frames.T, SHARE["carphone"])
     parts = (frames, background.T, np.abs(moving.T))
     columns = [[part[i].reshape(TILE) for i in FRAMES] for part in parts]
     save(out / "carphone.png", columns, ["frame", "low rank: the car", "errors: what moves"])
 
     page = load_packaged("page")
-    light, ink = split(page, 1e-3)
+    light, ink = split(page, SHARE["page"])
     save(
         out / "page.png", [[page], [light], [1 - np.abs(ink)]], ["page", "low rank: the light", "1 - |errors|: the ink"]
     )

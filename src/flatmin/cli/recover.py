@@ -21,6 +21,7 @@ def recover(
     method: Annotated[str, typer.Option(help="flat, nuclear, frobenius or label-noise.")] = "nuclear",
     penalty: Annotated[float | None, typer.Option(help="Weight of the norm; robust-pca: of the errors.")] = None,
     radius: Annotated[float | None, typer.Option(help="Norm of the noise; robust-pca: sum of the errors.")] = None,
+    reduce: Annotated[bool, typer.Option("--reduce", help="flat: leave unseen rows and columns out.")] = False,
     missing: Annotated[float | None, typer.Option(help="Images, packaged data: fraction to hide.")] = None,
     mask: Annotated[pathlib.Path | None, typer.Option(help="Images: file, light where a pixel is seen.")] = None,
     holdout: Annotated[float | None, typer.Option(help="Fraction of the targets held back to test.")] = None,
@@ -54,7 +55,7 @@ def recover(
 
     whole = task == "robust-pca"
     options = ReadOptions(row, column, value, duplicates, _shape(shape), mask, missing, seed, whole)
-    settings = {"method": method, "task": task, "penalty": penalty, "radius": radius}
+    settings = {"method": method, "task": task, "penalty": penalty, "radius": radius, "reduce": reduce}
     settings |= {"tolerance": tolerance, "holdout": holdout, "max_iterations": max_iterations}
     settings |= {"depth": depth, "noise": noise, "steps": steps, "learning_rate": learning_rate, "seed": seed}
     recovery_spec(Source(sha256="", kind=""), size=1, **settings)  # refuse before reading

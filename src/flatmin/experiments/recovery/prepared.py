@@ -96,7 +96,7 @@ def by_factors(spec: Recovery, op: AbstractMeasurements) -> bool:
         return False
     cells = op.shape[0] * op.shape[1]
     noisy = spec.penalty is not None or spec.radius is not None
-    return cells > MOST_DENSE or (noisy and cells > LARGE)
+    return cells > MOST_DENSE or (noisy and (cells > LARGE or spec.reduce))
 
 
 def _check_task(data: RecoveryData, spec: Recovery) -> None:
@@ -126,11 +126,15 @@ def _unseen(data: RecoveryData, op: EntryMeasurements, spec: Recovery) -> list[s
         names = ", ".join(str(i) if labels is None else labels[i] for i in empty[:5])
         names += ", …" if empty.size > 5 else ""
         what = f"{empty.size} {line}(s) have no entry to fit ({names})"
+        if spec.reduce:
+            notes.append(f"{what}: the programme was reduced to the seen part, these are filled with zeros.")
+            continue
         if spec.method in ("label-noise", "flat") and spec.task != "robust-pca":
             who = spec.method.replace("label-noise", "label noise").replace("flat", "the flat norm")
             raise UsageError(
                 f"data: {what}; {who} weighs each {line} by how often it is seen and leaves these undetermined; "
                 "drop them, lower --holdout or --missing, or use --method nuclear"
+                + ("; with --penalty or --radius, --reduce leaves them out" if spec.method == "flat" else "")
             )
         notes.append(f"{what}: the {spec.method} norm fills them with zeros, which says nothing about them.")
     return notes

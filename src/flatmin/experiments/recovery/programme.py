@@ -111,6 +111,7 @@ def _by_factors(spec: Recovery, prepared: Prepared) -> Solution:
         penalty=spec.penalty,
         radius=spec.radius,
         weighting="flat" if spec.method == "flat" else "plain",
+        reduce=spec.reduce,
     )
     found = complete(
         problem, tolerance=spec.tolerance, max_sweeps=spec.max_iterations or 1, seed=spec.seed, throw=False

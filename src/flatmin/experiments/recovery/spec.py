@@ -42,6 +42,7 @@ class Recovery(RunSpec):
     radius: float | None = setting(
         None, origin="ours", description="size of the noise, or sum of the absolute errors in robust PCA", gt=0
     )
+    reduce: bool = setting(False, origin="ours", description="whether unseen rows and columns are left out (flat)")
     tolerance: float = setting(
         origin="ours",
         description="largest accepted relative duality gap; for label noise, relative residual",
@@ -73,6 +74,7 @@ def recovery_spec(
     task: str | None = None,
     penalty: float | None = None,
     radius: float | None = None,
+    reduce: bool = False,
     tolerance: float | None = None,
     holdout: float | None = None,
     max_iterations: int | None = None,
@@ -93,6 +95,8 @@ def recovery_spec(
             where factors are fitted; in robust PCA the weight of the errors, by default `1 / sqrt(max(d1, d2))`.
         radius: for `flat` and `nuclear`: `min N(X) s.t. ||A(X) - b|| <= radius`; in robust PCA of the sum of the
             absolute errors.
+        reduce: for `flat` completions with a penalty or a radius: whether rows and columns without an entry are left
+            out and filled with zeros, rather than refused.
         tolerance: default 1e-8 up to 40,000 entries, else 1e-3; label noise 1e-3.
         holdout: fraction of the targets to hold back.
         max_iterations: for `flat` and `nuclear`; default 5000.
@@ -110,6 +114,8 @@ def recovery_spec(
     """
     choose("method", method, METHODS)
     _check_task(task, method, penalty, radius, holdout)
+    if reduce and (method != "flat" or task not in (None, "completion") or (penalty is None and radius is None)):
+        raise UsageError("reduce: applies to completion with --method flat and --penalty or --radius; leave it out")
     if holdout is not None and not 0 < holdout < 1:
         raise UsageError(f"holdout: got {holdout}, expected a fraction between 0 and 1, ends excluded")
     if tolerance is not None and not 0 < tolerance < 1:
@@ -144,6 +150,7 @@ def recovery_spec(
         task=task,  # type: ignore[arg-type]
         penalty=penalty,
         radius=radius,
+        reduce=reduce,
         tolerance=default if tolerance is None else tolerance,
         holdout=holdout,
         max_iterations=max_iterations,
