@@ -128,6 +128,8 @@ def finish(observed: np.ndarray, free: np.ndarray, start: np.ndarray, rank: int)
         U, s, V^T of X and the relative residual off the free entries.
     """
     X, size, before = start, np.linalg.norm(observed[~free]), math.inf
+    if size == 0:  # nothing but zeros outside of the guessed errors: no low-rank part to finish
+        return None
     V = np.linalg.svd(start, full_matrices=False)[2][:rank].T if min(start.shape) < 100 else None
     if V is None:
         partial = _Partial((start.shape[0], start.shape[1]))
