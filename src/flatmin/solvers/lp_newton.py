@@ -102,7 +102,11 @@ def _ascend(Q: np.ndarray, c: np.ndarray, power: float, max_iterations: int) -> 
         curvature = (q - 1) * np.abs(z) ** (q - 2)
         hessian = (Q * curvature) @ Q.T
         hessian[np.diag_indices_from(hessian)] += 1e-14 * np.trace(hessian) / len(hessian)
-        direction = scipy.linalg.solve(hessian, gradient, assume_a="pos")
+        try:
+            # not scipy's solve, which warns of the ill-conditioning that is normal here; the certificate decides
+            direction = scipy.linalg.cho_solve(scipy.linalg.cho_factor(hessian), gradient)
+        except np.linalg.LinAlgError:
+            return u, step
         gain, length = float(gradient @ direction), 1.0
         for _ in range(BACKTRACKS):
             trial = u + length * direction
