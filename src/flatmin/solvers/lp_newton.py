@@ -9,11 +9,10 @@ import scipy.linalg
 from jaxtyping import Array, Float
 
 from flatmin._core import Outcome, Solution, UsageError
-from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
+from flatmin.solvers._base import AbstractMethod, AbstractProgram
 from flatmin.solvers._solution import certified, infeasible, zero
 from flatmin.solvers._whiten import whiten
 from flatmin.solvers.certificate import certify
-from flatmin.solvers.douglas_rachford import DouglasRachford
 from flatmin.solvers.entrywise import MinWeightedLp
 from flatmin.solvers.misfits import Exact
 
@@ -121,15 +120,3 @@ def _ascend(Q: np.ndarray, c: np.ndarray, power: float, max_iterations: int) -> 
         if gain <= 1e-30 * abs(best):
             return u, step + 1
     return u, max_iterations
-
-
-@select_method.register
-def _(program: MinWeightedLp) -> AbstractMethod:
-    if program.power == 1:
-        return DouglasRachford()
-    if not isinstance(program.misfit, Exact):
-        raise UsageError(
-            f"misfit: got {type(program.misfit).__name__} for more than two factors, expected Exact(); noisy forms are "
-            "available at depth 2"
-        )
-    return DualNewton()

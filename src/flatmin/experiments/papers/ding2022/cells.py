@@ -38,8 +38,9 @@ def diagram_cell(
     Returns:
         Over (kind, amount, trial): `recovered` (1, 0, NaN = undecided), `error`, `gap`; over (amount, trial):
         `measurements`, and for two factors `norm_gap`, `imbalance`, `norm_gap_bound`, `trace_excess` (scaled trace
-        at the balanced factors of the nuclear solution over that of the flat ones) and, for the first trial at two
-        amounts, `trace_ratio` (scaled trace of the flat factors by the Hessian's blocks over the optimal value's).
+        at the balanced factors of the nuclear solution over that of the flat ones) and, for the first trial at the
+        largest amount, `trace_ratio` (scaled trace of the flat factors by the Hessian's blocks over the optimal
+        value's).
     """
     shape = (len(diagram.amounts), diagram.trials)
     both = {name: np.full((2, *shape), np.nan) for name in ("recovered", "error", "gap")}
@@ -49,7 +50,7 @@ def diagram_cell(
         key = instance_key(seed, _PART[problem], dimension, trial)
         for i, planted in enumerate(instances(problem, key, dimension, diagram.rank, diagram.amounts)):
             single["measurements"][i, trial] = planted.problem.num_samples
-            exact = trial == 0 and i in (shape[0] // 2, shape[0] - 1)
+            exact = trial == 0 and i == shape[0] - 1
             _both_programmes(problem, planted, threshold, (i, trial), both, single, check_trace=exact)
             progress(trial * shape[0] + i + 1, shape[0] * shape[1])
     over = ("amount", "trial")

@@ -112,7 +112,7 @@ def full(seed: int) -> Ding2022:
 def quick(seed: int) -> Ding2022:
     """A reduced size for tests: the same code, seconds."""
     return Ding2022(
-        diagrams=_diagrams((6, 9, 12), 6, 4),
+        diagrams=_diagrams((8, 14, 20), 6, 4),
         robust=Robust(dimension=16, ranks=(1, 3), outliers=(0.02, 0.3), trials=3),
         depths=Depths(dimension=24, sparsity=2, depths=(2, 4), amounts=(5, 9, 13, 18, 24), trials=8),
         seed=seed,
