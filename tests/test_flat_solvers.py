@@ -63,7 +63,6 @@ def test_two_hundred_instances_against_clarabel(name):
     for seed in range(1, 11):
         made = instance(name, seed)
         solution = sv.solve(made.program, tolerance=1e-8, throw=False)
-        # an instance whose multipliers are degenerate may run out of iterations: it says so, and its value still holds
         assert solution.primal_value == pytest.approx(made.oracle(), rel=1e-6), seed
         if solution.outcome.success:
             check_kkt(made.program, solution, gap=1e-8)
@@ -71,8 +70,8 @@ def test_two_hundred_instances_against_clarabel(name):
             assert solution.outcome is Outcome.max_iterations
             assert 1e-8 < solution.gap < 1e-5
             unsolved.append(seed)
-    print(f"{name}: {len(unsolved)} unsolved {unsolved} of 10")
-    assert len(unsolved) <= 1
+    # known to fail for completion, flat and nuclear, at seed 10: degenerate multipliers close the gap to 1e-6 only
+    assert not unsolved, f"{name}: {len(unsolved)} unsolved of 10"
 
 
 @pytest.mark.parametrize("name", PLANTED)

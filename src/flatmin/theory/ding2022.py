@@ -93,7 +93,7 @@ def _extremes(weight: Array) -> tuple[Array, Array]:
     return values[0], values[-1]
 
 
-@statement("upper", "[D, Thm 3.3]", "flat factors of a flat solution; D_1 and D_2 invertible")
+@statement("upper", "[D, Thm 3.3], constants derived here", "flat factors of a flat solution; D_1 and D_2 invertible")
 def norm_gap_bound(left: Float[Array, "d1 d1"], right: Float[Array, "d2 d2"]) -> Float[Array, ""]:
     """`(||L||^2 + ||R||^2 - 2 ||M_nuc||_*) / (2 ||M_nuc||_*) <= (s_1^{-2} + s_2^{-2}) t_1 t_2 / 2 - 1`.
 
@@ -112,7 +112,7 @@ def norm_gap_bound(left: Float[Array, "d1 d1"], right: Float[Array, "d2 d2"]) ->
     return (s1**-2 + s2**-2) * t1 * t2 / 2 - 1
 
 
-@statement("upper", "[D, Thm 3.3]", "flat factors of any matrix; D_1 and D_2 invertible")
+@statement("upper", "[D, Thm 3.3], constants derived here", "flat factors of any matrix; D_1 and D_2 invertible")
 def imbalance_bound(left: Float[Array, "d1 d1"], right: Float[Array, "d2 d2"]) -> Float[Array, ""]:
     """`||L^T L - R^T R||_F / ||M||_F <= max(s_1^{-2} - t_2^{-2}, s_2^{-2} - t_1^{-2}) t_1 t_2`.
 
