@@ -80,7 +80,7 @@ def _recovery(results: Results, problems: tuple[str, ...], key: str, title: str)
         key=key,
         title=title,
         caption=f"Share of {first.trials} instances recovered to a relative error below {results.spec.threshold:g}; "
-        f"ranks: {ranks}. Orange: the line m = a + b d through the points of 50% recovery; b for flat and nuclear: "
+        f"ranks: {ranks}. The line m = a + b d is fitted to the points of 50% recovery; b for flat and nuclear: "
         f"{'; '.join(notes)}. Undecided solves, left out: {open_ones}.",
         panels=tuple(panels),
         columns=2,

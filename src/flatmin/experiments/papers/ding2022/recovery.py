@@ -53,7 +53,8 @@ def decide(program: AbstractProgram, planted: PlantedProblem, threshold: float, 
     Returns:
         The verdict.
     """
-    known = float(program.norm(planted.truth))
+    misses = program.measurements.forward(planted.truth) - program.targets
+    known = float(program.norm(planted.truth) + program.misfit.value(misses))
     attempt = functools.partial(_on_host if host else _compiled, program)
 
     def judge(solution: Solution) -> Verdict:
