@@ -138,6 +138,7 @@ def test_transposing_and_scaling_robust_pca():
     assert ball.primal_value == pytest.approx(float(sv.MinNuclearNorm(DENSE, DENSE_TARGETS).norm(one.matrix)), rel=1e-7)
 
 
+@pytest.mark.long
 def test_noisy_forms_tend_to_the_exact_one_and_to_zero():
     exact = sv.solve(sv.MinNuclearNorm(DENSE, DENSE_TARGETS))
     loose = sv.solve(sv.MinNuclearNorm(DENSE, DENSE_TARGETS, sv.SquaredLoss(1e-6)))

