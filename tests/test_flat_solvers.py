@@ -12,6 +12,7 @@ from flatmin import parameterizations as pz
 from flatmin import problems as pb
 from flatmin import solvers as sv
 from flatmin.flatness import hessian_trace
+from flatmin.solvers._reweighted import ReweightedMeasurements
 from recovery_families import FAMILIES, PLANTED, instance
 
 NAMES = sorted(FAMILIES)
@@ -426,3 +427,33 @@ def test_l1_ball_projection_against_clarabel():
     )
     np.testing.assert_allclose(found, u.value, atol=1e-5)
     assert float(jnp.sum(jnp.sqrt(gains) * jnp.abs(found - centre))) == pytest.approx(2.0, rel=1e-12)
+
+
+def test_a_batch_of_scaled_entries_is_that_of_the_entries():
+    planted = pb.matrix_completion(jax.random.key(5), (9, 8), 1, 0.7)
+    op, b = planted.problem.measurements, planted.problem.targets
+    programs = [sv.MinNuclearNorm(op, b), sv.MinNuclearNorm(ms.scaled(op, -3.0), -3.0 * b)]
+    few = pb.matrix_completion(jax.random.key(6), (9, 8), 3, 0.5)
+    op, b = few.problem.measurements, few.problem.targets
+    programs += [sv.MinNuclearNorm(op, b), sv.MinNuclearNorm(ms.scaled(op, -3.0), -3.0 * b)]
+    one, same, split, same_split = sv.solve_batch(programs, tolerance=1e-7)
+    assert one.stats["pursued"]
+    assert not split.stats["pursued"]
+    np.testing.assert_allclose(same.matrix, one.matrix, atol=1e-9)
+    assert same_split.primal_value == pytest.approx(split.primal_value, rel=2e-7)
+    check_kkt(programs[3], same_split, gap=1e-7)
+
+
+def test_kernel_form_of_reweighted_measurements():
+    rng = np.random.default_rng(0)
+    left, S, T = (M + M.T for M in (rng.normal(size=(5, 5)), rng.normal(size=(5, 5)), rng.normal(size=(6, 6))))
+    right = jnp.asarray(rng.normal(size=6))
+    op = ReweightedMeasurements(DENSE, jnp.asarray(left), right)
+    A = np.einsum("ab,ibc,c->iac", left, np.asarray(DENSE.tensor), np.asarray(right))
+    for s, t in ((None, None), (S, None), (None, T), (S, T)):
+        inner = A if s is None else np.einsum("ab,ibc->iac", s, A)
+        inner = inner if t is None else inner @ t
+        given = [None if M is None else jnp.asarray(M) for M in (s, t)]
+        np.testing.assert_allclose(
+            ms.kernel_form(op, *given), np.einsum("iab,jab->ij", A, inner), rtol=1e-10, atol=1e-9
+        )

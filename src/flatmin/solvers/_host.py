@@ -209,6 +209,8 @@ def _(op: ScaledMeasurements):
     inner = host_map(op.inner)
     if inner is None:
         return None
+    if isinstance(inner, EntryMap):
+        return EntryMap(inner.rows, inner.cols, float(op.scale) * inner.weights, inner.shape)
     d1, d2 = op.matrix_shape
     return WeightedMap(inner, np.full(d1, float(op.scale)), np.ones(d2))
 

@@ -86,24 +86,26 @@ class White(NamedTuple):
         return self.back * weights if self.back.ndim == 1 else self.back @ weights
 
 
-def _tensor(op: HostMap) -> np.ndarray:
+def _tensor(op: HostMap, count: int) -> np.ndarray:
+    """The `count` measurements as one array."""
     match op:
         case DenseMap():
             return op.tensor
         case RankOneMap():
             return op.a[:, :, None] * op.b[:, None]
         case WeightedMap():
-            inner = _tensor(op.inner)
+            inner = _tensor(op.inner, count)
             left, right = (np.diag(f) if f.ndim == 1 else f for f in (op.P, op.Q))
             return np.matmul(left, inner @ right)
-    raise NotImplementedError(type(op).__name__)
+        case _:  # entries
+            return np.stack([op.adjoint(unit) for unit in np.eye(count)])
 
 
 def whiten(op: HostMap, targets: np.ndarray, shape: tuple[int, int]) -> White | None:
     """Orthonormal measurements, or None where the measurements depend on each other."""
     if isinstance(op, EntryMap):
         return White(None, op.rows * shape[1] + op.cols, 1 / op.weights, targets / op.weights, shape)
-    flat = _tensor(op).reshape(targets.size, -1)
+    flat = _tensor(op, targets.size).reshape(targets.size, -1)
     if flat.shape[0] > flat.shape[1]:
         return None
     try:

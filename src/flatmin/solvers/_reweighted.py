@@ -90,9 +90,9 @@ def _square(factor: Array) -> Array:
 
 @kernel_form.register
 def _(op: ReweightedMeasurements, S=None, T=None):
-    if S is not None or T is not None:
-        raise NotImplementedError("kernel_form of reweighted measurements is needed for the Gram matrix only")
-    return kernel_form(op.inner, _square(op.left), _square(op.right))
+    left = _square(op.left) if S is None else multiply(op.left, S, op.left)
+    right = _square(op.right) if T is None else multiply(op.right, T, op.right)
+    return kernel_form(op.inner, left, right)
 
 
 @functools.singledispatch

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flatmin._core import UsageError
 from flatmin.solvers._gauges import AbstractGauge
 from flatmin.solvers._whiten import Whitened
 from flatmin.solvers.misfits import AbstractMisfit, Exact, L1Ball, L1Loss, L2Ball, SquaredLoss
@@ -24,7 +25,10 @@ NEWTON_STEPS = 40
 @functools.singledispatch
 def pull(misfit: AbstractMisfit, seen: Seen, targets: Seen, gains: Seen, step: Float[Array, ""]) -> Seen:
     """`argmin_u step h(gains^{1/2} (u - c)) + ||u - seen||^2 / 2`."""
-    raise NotImplementedError(type(misfit).__name__)
+    raise UsageError(
+        f"misfit: got {type(misfit).__name__}, which has no proximal map; use Exact, SquaredLoss, L2Ball, L1Loss or "
+        "L1Ball"
+    )
 
 
 @pull.register
