@@ -12,6 +12,7 @@ from flatmin.solvers.closed_form import ClosedForm as ClosedForm
 from flatmin.solvers.douglas_rachford import DouglasRachford as DouglasRachford
 from flatmin.solvers.entrywise import MinWeightedLp as MinWeightedLp
 from flatmin.solvers.flat import flat_program as flat_program
+from flatmin.solvers.interior_point import InteriorPoint as InteriorPoint
 from flatmin.solvers.linear_programming import Simplex as Simplex
 from flatmin.solvers.lp_newton import DualNewton as DualNewton
 from flatmin.solvers.misfits import AbstractMisfit as AbstractMisfit

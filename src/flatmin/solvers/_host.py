@@ -32,6 +32,14 @@ def multiply(left: np.ndarray, matrix: np.ndarray, right: np.ndarray) -> np.ndar
     return matrix * right if right.ndim == 1 else matrix @ right
 
 
+def factor_jacobian(tensor: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """`J (dL, dR) = A(dL R^T + L dR^T)`, `A_i = tensor[i]`: shape (m, r (d1 + d2)), unknowns row by row, L before R."""
+    m, d1, d2 = tensor.shape
+    by_left = (tensor.reshape(m * d1, d2) @ right).reshape(m, -1)
+    by_right = np.matmul(left.T, tensor).transpose(0, 2, 1).reshape(m, -1)
+    return np.concatenate([by_left, by_right], 1)
+
+
 class HostMap(abc.ABC):
     """`A : R^{d1 x d2} -> R^m` on NumPy arrays."""
 
@@ -68,10 +76,7 @@ class DenseMap(HostMap):
         return self.forward(left @ right.T)
 
     def normal(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        m, d1, d2 = self.tensor.shape
-        by_left = (self.tensor.reshape(m * d1, d2) @ right).reshape(m, -1)
-        by_right = np.matmul(left.T, self.tensor).transpose(0, 2, 1).reshape(m, -1)
-        J = np.concatenate([by_left, by_right], 1)
+        J = factor_jacobian(self.tensor, left, right)
         return J.T @ J
 
 

@@ -82,6 +82,11 @@ class White(NamedTuple):
         flat[self.places] = weights
         return flat.reshape(self.shape)
 
+    def tensor(self) -> np.ndarray:
+        """Q, shape (k, d1, d2)."""
+        flat = np.eye(self.shape[0] * self.shape[1])[self.places] if self.rows is None else self.rows
+        return flat.reshape(-1, *self.shape)
+
     def multipliers(self, weights: np.ndarray) -> np.ndarray:
         return self.back * weights if self.back.ndim == 1 else self.back @ weights
 

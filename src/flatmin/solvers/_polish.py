@@ -7,6 +7,7 @@ DELTA: among many multipliers it moves to the nearest ones. Then rank and residu
 Whether the point is optimal for the convex programme is left to the certificate.
 """
 
+import abc
 import math
 
 import equinox as eqx
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from flatmin.solvers._host import factor_jacobian
 from flatmin.solvers._whiten import Whitened
 
 DELTA = 1e-6
@@ -29,11 +31,72 @@ MAX_SYSTEM, MAX_ENTRIES = 2500, 4e7
 _BATCH = 32
 
 
-def affordable(white: Whitened, rank: int) -> bool:
+def affordable(shape: tuple[int, ...], measured: int, rank: int) -> bool:
     """Whether a polish at this rank fits in memory and in about a second."""
-    unknowns = rank * sum(white.op.matrix_shape)
-    measured = white.targets.size
+    unknowns = rank * sum(shape)
     return 0 < min(unknowns, measured) <= MAX_SYSTEM and unknowns * measured <= MAX_ENTRIES
+
+
+class Measured(abc.ABC):
+    """Orthonormal measurements, as the polish needs them."""
+
+    @abc.abstractmethod
+    def forward(self, matrix: np.ndarray) -> np.ndarray:
+        """`Q(X)`, shape (k,)."""
+
+    @abc.abstractmethod
+    def adjoint(self, weights: np.ndarray) -> np.ndarray:
+        """`Q*(u)`, shape (d1, d2)."""
+
+    @abc.abstractmethod
+    def jacobian(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """`d Q(L R^T)`, one row an unknown: (L row by row, then R row by row), shape (r (d1 + d2), k)."""
+
+
+class Compiled(Measured):
+    """Whitened measurements, called through compiled functions; nothing is formed but the Jacobian."""
+
+    def __init__(self, white: Whitened):
+        self.white = white
+
+    def forward(self, matrix: np.ndarray) -> np.ndarray:
+        """`Q(X)`."""
+        return np.asarray(_forward(self.white, jnp.asarray(matrix)))
+
+    def adjoint(self, weights: np.ndarray) -> np.ndarray:
+        """`Q*(u)`."""
+        return np.asarray(_adjoint(self.white, jnp.asarray(weights)))
+
+    def jacobian(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """One forward for each unknown."""
+        (d1, rank), d2 = left.shape, right.shape[0]
+        lefts = np.concatenate([np.repeat(np.eye(d1), rank, 0), np.tile(left.T, (d2, 1))])
+        rights = np.concatenate([np.tile(right.T, (d1, 1)), np.repeat(np.eye(d2), rank, 0)])
+        count = len(lefts)
+        padding = [(0, -count % _BATCH), (0, 0)]
+        lefts, rights = np.pad(lefts, padding), np.pad(rights, padding)
+        at = range(0, len(lefts), _BATCH)
+        many = (_forward_many(self.white, *(jnp.asarray(part[i : i + _BATCH]) for part in (lefts, rights))) for i in at)
+        return np.concatenate([np.asarray(part) for part in many])[:count]
+
+
+class Stored(Measured):
+    """Orthonormal measurements held as a tensor, shape (k, d1, d2)."""
+
+    def __init__(self, tensor: np.ndarray):
+        self.tensor, self.flat = tensor, tensor.reshape(len(tensor), -1)
+
+    def forward(self, matrix: np.ndarray) -> np.ndarray:
+        """`Q(X)`."""
+        return self.flat @ matrix.ravel()
+
+    def adjoint(self, weights: np.ndarray) -> np.ndarray:
+        """`Q*(u)`."""
+        return (weights @ self.flat).reshape(self.tensor.shape[1:])
+
+    def jacobian(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Two products with the tensor."""
+        return factor_jacobian(self.tensor, left, right).T
 
 
 @eqx.filter_jit
@@ -49,21 +112,6 @@ def _forward(white: Whitened, matrix: Float[Array, "d1 d2"]) -> Float[Array, " k
 @eqx.filter_jit
 def _adjoint(white: Whitened, weights: Float[Array, " k"]) -> Float[Array, "d1 d2"]:
     return white.adjoint(weights)
-
-
-def _jacobian(white: Whitened, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """`d Q(L R^T)`, one row an unknown: (L row by row, then R row by row), shape (r (d1 + d2), k)."""
-    (d1, rank), d2 = left.shape, right.shape[0]
-    lefts = np.concatenate([np.repeat(np.eye(d1), rank, 0), np.tile(left.T, (d2, 1))])
-    rights = np.concatenate([np.tile(right.T, (d1, 1)), np.repeat(np.eye(d2), rank, 0)])
-    count = len(lefts)
-    padding = [(0, -count % _BATCH), (0, 0)]
-    lefts, rights = np.pad(lefts, padding), np.pad(rights, padding)
-    parts = [
-        np.asarray(_forward_many(white, jnp.asarray(lefts[i : i + _BATCH]), jnp.asarray(rights[i : i + _BATCH])))
-        for i in range(0, len(lefts), _BATCH)
-    ]
-    return np.concatenate(parts)[:count]
 
 
 def _newton_step(J: np.ndarray, M: np.ndarray, gradient: np.ndarray, miss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,12 +141,13 @@ def _newton_step(J: np.ndarray, M: np.ndarray, gradient: np.ndarray, miss: np.nd
 
 
 def polish(
-    white: Whitened, matrix: Float[Array, "d1 d2"], weights: Float[Array, " k"], rank: int
+    op: Measured, targets: np.ndarray, matrix: np.ndarray, weights: np.ndarray, rank: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """A few Newton steps on the factors of `matrix` and the multipliers `weights`.
 
     Args:
-        white: orthonormal measurements, targets scaled so that the solution has spectral norm about 1.
+        op: orthonormal measurements Q.
+        targets: c, scaled so that the solution has spectral norm about 1.
         matrix: the point to start from; its best approximation of rank `rank` is taken.
         weights: multipliers of the orthonormal measurements, `||Q*(u)||_op <= 1`.
         rank: the rank r.
@@ -107,23 +156,22 @@ def polish(
         The last point and multipliers whose stationarity and residual were smaller than before, or `None` if the
         first step did not reduce them. Cost a step: n = r (d1 + d2) forwards and a linear solve of size min(n, k).
     """
-    U, s, Vt = np.linalg.svd(np.asarray(matrix), full_matrices=False)
+    U, s, Vt = np.linalg.svd(matrix, full_matrices=False)
     root = np.sqrt(s[:rank])
-    left, right, u = U[:, :rank] * root, Vt[:rank].T * root, np.asarray(weights)
-    targets = np.asarray(white.targets)
+    left, right, u = U[:, :rank] * root, Vt[:rank].T * root, weights
     split = left.size
     best, best_error = None, math.inf
     for step in range(STEPS + 1):
-        M = np.asarray(_adjoint(white, jnp.asarray(u)))
+        M = op.adjoint(u)
         gradient = np.concatenate([(left - M @ right).ravel(), (right - M.T @ left).ravel()])
-        miss = targets - np.asarray(_forward(white, jnp.asarray(left @ right.T)))
+        miss = targets - op.forward(left @ right.T)
         error = math.hypot(np.linalg.norm(gradient), np.linalg.norm(miss))
         if not error < best_error / 2:
             break
         best, best_error = (left @ right.T, u), error
         if error < 1e-15 or step == STEPS:
             break
-        J = _jacobian(white, left, right)
+        J = op.jacobian(left, right)
         try:
             move, push = _newton_step(J, M, gradient, miss)
         except np.linalg.LinAlgError:

@@ -1,5 +1,6 @@
 """Many small instances in one call, each with its own certificate."""
 
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -14,11 +15,11 @@ from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
 from flatmin.solvers._host import HostMap, host_map, multiply
 from flatmin.solvers._host_splitting import Found, Spectral, split, whiten
 from flatmin.solvers._plain import Plain, to_plain
-from flatmin.solvers._solution import RESIDUAL, certified, zero
+from flatmin.solvers._solution import certified, zero
 from flatmin.solvers.certificate import Certificate
-from flatmin.solvers.douglas_rachford import DouglasRachford
+from flatmin.solvers.interior_point import MAX_ENTRIES, central_points, interior_cost, patience
 from flatmin.solvers.misfits import Exact
-from flatmin.solvers.pursuit import pursue
+from flatmin.solvers.pursuit import Pursuit, pursue
 
 
 def solve_batch(
@@ -77,37 +78,56 @@ def _solve(program: AbstractProgram, tolerance: float, max_iterations: int, belo
     one_sided = isinstance(plain.gauge, Trace)
     gauge = Spectral(symmetric=one_sided or isinstance(plain.gauge, SymmetricNuclear), one_sided=one_sided)
     shape = program.measurements.matrix_shape
+    prove = functools.partial(certificate_on_host, op, plain, targets, gauge)
     pursued = pursue(op, targets, shape, symmetric=gauge.symmetric, one_sided=one_sided)
-    found = None
-    if pursued is not None and pursued.dual is not None:
-        found = Found(pursued.tangent.left @ pursued.tangent.right.T, pursued.dual, pursued.steps, undercut=False)
-        certificate = certificate_on_host(op, plain, targets, gauge, found.matrix, found.dual)
-        if certificate.gap > tolerance or certificate.residual > RESIDUAL:
-            found = None
-    by_pursuit = found is not None
-    if found is None:
-        white = whiten(op, targets, shape)
-        if white is None:
-            return DouglasRachford().run(program, tolerance, max_iterations)
-        found = split(
-            op,
-            white,
-            gauge,
-            tolerance=0.5 * tolerance,
-            max_iterations=max_iterations,
-            below=below,
-            interpolant=None if pursued is None else pursued.tangent,
+
+    def finished(found: Found, *, by_pursuit: bool = False) -> Solution:
+        limited = Outcome.max_iterations if found.iterations >= max_iterations else Outcome.stalled
+        return certified(
+            prove(found.matrix, found.dual),
+            tolerance,
+            method="solve_batch",
+            iterations=found.iterations,
+            shortfall=Outcome.undercut if found.undercut else limited,
+            stats={"pursued": by_pursuit, "seconds": {"total": time.perf_counter() - began}},
         )
-    certificate = certificate_on_host(op, plain, targets, gauge, found.matrix, found.dual)
-    limited = Outcome.max_iterations if found.iterations >= max_iterations else Outcome.stalled
-    return certified(
-        certificate,
-        tolerance,
-        method="solve_batch",
-        iterations=found.iterations,
-        shortfall=Outcome.undercut if found.undercut else limited,
-        stats={"pursued": by_pursuit, "seconds": {"total": time.perf_counter() - began}},
+
+    if pursued is not None and pursued.dual is not None:
+        matrix = pursued.tangent.left @ pursued.tangent.right.T
+        solution = finished(Found(matrix, pursued.dual, pursued.steps, undercut=False), by_pursuit=True)
+        if solution.outcome.success:
+            return solution
+    white = whiten(op, targets, shape)
+    if white is None:
+        return Pursuit().run(program, tolerance, max_iterations)
+    splitting = functools.partial(
+        split,
+        op,
+        white,
+        gauge,
+        tolerance=0.5 * tolerance,
+        below=below,
+        interpolant=None if pursued is None else pursued.tangent,
     )
+    needed = interior_cost(program, plain)
+    first = min(max_iterations, patience(program.measurements, needed))
+    solution = finished(splitting(max_iterations=first))
+    if solution.outcome.success or solution.outcome is Outcome.undercut or first == max_iterations:
+        return solution
+    if needed.entries <= MAX_ENTRIES:
+        points, steps = central_points(
+            white.tensor(),
+            white.targets,
+            symmetric=gauge.symmetric,
+            one_sided=one_sided,
+            tolerance=tolerance,
+            max_steps=max_iterations,
+        )
+        for matrix, weights in reversed(points):
+            central = finished(Found(matrix, white.multipliers(weights), first + steps, undercut=False))
+            if central.outcome.success:
+                return central
+    return finished(splitting(max_iterations=max_iterations))
 
 
 def certificate_on_host(

@@ -14,13 +14,14 @@ import time
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from flatmin._core import Outcome, Solution, UsageError, check_positive
 from flatmin.solvers._base import AbstractMethod, AbstractProgram
 from flatmin.solvers._gauges import Trace
 from flatmin.solvers._plain import Plain, to_plain
-from flatmin.solvers._polish import affordable, polish
+from flatmin.solvers._polish import Compiled, affordable, polish
 from flatmin.solvers._prepare import Prepared, prepare
 from flatmin.solvers._solution import certified, infeasible, zero
 from flatmin.solvers._splitting import Working
@@ -165,9 +166,10 @@ class DouglasRachford(AbstractMethod):
             stop = min(done + max(STAGE, done // 4), max_iterations) if stages else max_iterations
             state = _advance(work, state, self.relaxation, target, stop)
             gap, rank = float(state.gap), int(state.rank)
-            if newton and gap <= POLISH_BELOW and affordable(work.white, rank):
+            if newton and gap <= POLISH_BELOW and affordable(state.Z.shape, work.white.targets.size, rank):
                 began = time.perf_counter()
-                found = polish(work.white, state.matrix, state.weights, rank)
+                targets, matrix, weights = map(np.asarray, (work.white.targets, state.matrix, state.weights))
+                found = polish(Compiled(work.white), targets, matrix, weights, rank)
                 if found is not None:
                     better = _take_point(work, state, *map(jnp.asarray, found))
                     if float(better.gap) <= tolerance:

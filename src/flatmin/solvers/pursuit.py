@@ -10,18 +10,22 @@ import numpy as np
 from flatmin._core import Outcome, Solution
 from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
 from flatmin.solvers._factors import Tangent, interpolate, multipliers
-from flatmin.solvers._gauges import Entrywise, SymmetricNuclear, Trace
+from flatmin.solvers._gauges import SymmetricNuclear, Trace
 from flatmin.solvers._host import HostMap, host_map
-from flatmin.solvers._plain import to_plain
+from flatmin.solvers._plain import Plain, to_plain
 from flatmin.solvers._solution import RESIDUAL, certified, zero
 from flatmin.solvers.certificate import certify
 from flatmin.solvers.douglas_rachford import DouglasRachford
+from flatmin.solvers.interior_point import MAX_ENTRIES, InteriorPoint, interior_cost, patience
 from flatmin.solvers.misfits import Exact
 from flatmin.solvers.programs import MinNuclearNorm, MinScaledNuclearNorm
 from flatmin.solvers.symmetric import MinSymmetricNuclearNorm, MinTrace
 
 SPARE = 1.2
 """Ranks whose degrees of freedom exceed the measurements divided by this are not tried."""
+
+CHEAP, MAX_OPERATIONS = 3e10, 5e12
+"""Operations of an interior-point solve that is not worth a thought (half a second), and of one that is too long."""
 
 
 def largest_rank(shape: tuple[int, int], count: int, *, symmetric: bool) -> int:
@@ -71,10 +75,11 @@ def pursue(
 class Pursuit(AbstractMethod):
     """Gauss-Newton on factors of growing rank, a least-norm dual certificate, and a fallback where that fails.
 
-    The choice of `Auto` for the nuclear norm, the trace and their scaled forms with an exact fit. Where a matrix of low
-    rank fits and is optimal, this takes a few steps of `m n + n^2 m + n^3 / 3` operations, `n = r (d1 + d2)`, in place
-    of a factorisation of the m x m Gram matrix and a hundred singular value decompositions. `stats["pursued"]` says
-    whether it succeeded.
+    The choice of `Auto` for the nuclear norm, the trace and their scaled forms. Where a matrix of low rank fits exactly
+    and is optimal, this takes a few steps of `m n + n^2 m + n^3 / 3` operations, `n = r (d1 + d2)`, in place of a
+    factorisation of the m x m Gram matrix and a hundred singular value decompositions. Elsewhere `InteriorPoint`
+    takes the small problems; larger ones go to the fallback first, and to `InteriorPoint` once the fallback has cost
+    as much. `stats["pursued"]` says whether the first way succeeded.
 
     Attributes:
         fallback: what to run otherwise, and for other misfits.
@@ -94,31 +99,64 @@ class Pursuit(AbstractMethod):
         if not bool(jnp.any(program.targets)):
             return zero(program, "Pursuit")
         began = time.perf_counter()
-        if isinstance(program.misfit, Exact) and start is None and not isinstance(plain.gauge, Entrywise):
-            one_sided = isinstance(plain.gauge, Trace)
-            symmetric = one_sided or isinstance(plain.gauge, SymmetricNuclear)
-            op = host_map(plain.measurements)
-            shape = program.measurements.matrix_shape
-            found = op and pursue(op, np.asarray(program.targets), shape, symmetric=symmetric, one_sided=one_sided)
-            if found and found.dual is not None:
-                pursued = time.perf_counter()
-                matrix = jnp.asarray(found.tangent.left @ found.tangent.right.T)
-                certificate = certify(program, plain.leave(matrix), jnp.asarray(found.dual))
-                seconds = {"pursue": pursued - began, "certify": time.perf_counter() - pursued}
-                if certificate.gap <= tolerance and certificate.residual <= RESIDUAL:
-                    return certified(
-                        certificate,
-                        tolerance,
-                        method="Pursuit",
-                        iterations=found.steps,
-                        shortfall=Outcome.stalled,
-                        stats={"pursued": True, "seconds": seconds},
-                    )
+        if isinstance(program.misfit, Exact) and start is None:
+            found = _pursued(program, plain, tolerance)
+            if found is not None:
+                return found
         spent = time.perf_counter() - began
-        solution = self.fallback.run(program, tolerance, max_iterations, start)
+        solution = self._fall_back(program, plain, tolerance, max_iterations, start)
         seconds = {"pursue": spent, **solution.stats.get("seconds", {})}
         stats = {**solution.stats, "pursued": False, "seconds": seconds}
         return dataclasses.replace(solution, stats=stats)
+
+    def _fall_back(
+        self, program: AbstractProgram, plain: Plain, tolerance: float, max_iterations: int, start: Solution | None
+    ) -> Solution:
+        needed = interior_cost(program, plain)
+        if needed.entries > MAX_ENTRIES or needed.operations > MAX_OPERATIONS:
+            return self.fallback.run(program, tolerance, max_iterations, start)
+        interior = InteriorPoint()
+        if start is None and needed.operations <= CHEAP:
+            start = interior.run(program, tolerance, max_iterations)
+            if start.outcome.success or start.outcome is Outcome.infeasible:
+                return start
+            return self.fallback.run(program, tolerance, max_iterations, start)
+        patient = min(max_iterations, patience(program.measurements, needed))
+        first = self.fallback.run(program, tolerance, patient, start)
+        if first.outcome is not Outcome.max_iterations or patient == max_iterations:
+            return first
+        second = interior.run(program, tolerance, max_iterations)
+        if second.outcome.success:
+            return second
+        nearer = second if second.gap < first.gap else first
+        last = self.fallback.run(program, tolerance, max_iterations - patient, nearer)
+        return dataclasses.replace(last, iterations=last.iterations + patient)
+
+
+def _pursued(program: AbstractProgram, plain: Plain, tolerance: float) -> Solution | None:
+    """The certified low-rank solution, if there is one."""
+    began = time.perf_counter()
+    one_sided = isinstance(plain.gauge, Trace)
+    symmetric = one_sided or isinstance(plain.gauge, SymmetricNuclear)
+    op = host_map(plain.measurements)
+    shape = program.measurements.matrix_shape
+    found = op and pursue(op, np.asarray(program.targets), shape, symmetric=symmetric, one_sided=one_sided)
+    if not found or found.dual is None:
+        return None
+    pursued = time.perf_counter()
+    matrix = jnp.asarray(found.tangent.left @ found.tangent.right.T)
+    certificate = certify(program, plain.leave(matrix), jnp.asarray(found.dual))
+    if certificate.gap > tolerance or certificate.residual > RESIDUAL:
+        return None
+    seconds = {"pursue": pursued - began, "certify": time.perf_counter() - pursued}
+    return certified(
+        certificate,
+        tolerance,
+        method="Pursuit",
+        iterations=found.steps,
+        shortfall=Outcome.stalled,
+        stats={"pursued": True, "seconds": seconds},
+    )
 
 
 for _program in (MinNuclearNorm, MinScaledNuclearNorm, MinSymmetricNuclearNorm, MinTrace):
