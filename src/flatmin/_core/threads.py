@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 
 from threadpoolctl import ThreadpoolController
 
@@ -27,3 +28,10 @@ def blas_threads(count: int) -> contextlib.AbstractContextManager[object]:
         A context manager.
     """
     return _controller().limit(limits=count, user_api="blas")
+
+
+def available_cores() -> int:
+    """Cores that this process may run on, where the system tells; else all of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 import tempfile
@@ -18,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flatmin._core import JobError
-from flatmin._core.threads import blas_threads
+from flatmin._core.threads import available_cores, blas_threads
 from flatmin.experiments.netcdf import read_netcdf, write_netcdf
 from flatmin.experiments.storage import replace_file, sha256
 
@@ -106,7 +105,7 @@ def compute_cells(cells: Mapping[Hashable, Cell], context: Context) -> dict[Any,
 
     for cell in cells.values():
         context.progress(cell.name, 0, 0)
-    share = max(1, (os.cpu_count() or 1) // context.workers)
+    share = max(1, available_cores() // context.workers)
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=context.workers)
     with blas_threads(share), roomy_threads(), pool:
         futures = {label: pool.submit(work, cell) for label, cell in cells.items()}

@@ -1,5 +1,6 @@
 """The interior-point method: few steps whatever the conditioning, for problems whose matrices fit in memory."""
 
+import contextlib
 import math
 import sys
 import time
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatmin._core import Outcome, Solution, UsageError
+from flatmin._core.threads import blas_threads
 from flatmin.measurements import AbstractMeasurements, DenseMeasurements
 from flatmin.solvers._base import AbstractMethod, AbstractProgram
 from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
@@ -29,6 +31,9 @@ SLOWER = 10.0
 
 SHORTEST = 300
 """Fewest iterations of a splitting before the interior-point method takes over."""
+
+ONE_THREAD = 1e6
+"""Entries of the measurements below which a second thread of linear algebra costs more than it saves."""
 
 AIM = 0.1
 """Of the tolerance asked for, what the steps aim at: the certificate is measured in the user's coordinates."""
@@ -129,15 +134,17 @@ def central_points(
         Pairs of a point and multipliers of Q, and the number of steps. The second pair, if there is one, comes from
         Newton's method on factors (exact fit), or is the first without what vanishes along the path (squared loss).
     """
-    found = interior_point(
-        tensor,
-        targets,
-        symmetric=symmetric,
-        one_sided=one_sided,
-        tolerance=AIM * tolerance,
-        max_steps=max_steps,
-        ridge=ridge,
-    )
+    small = tensor.size <= ONE_THREAD
+    with blas_threads(1) if small else contextlib.nullcontext():
+        found = interior_point(
+            tensor,
+            targets,
+            symmetric=symmetric,
+            one_sided=one_sided,
+            tolerance=AIM * tolerance,
+            max_steps=max_steps,
+            ridge=ridge,
+        )
     other = None
     if ridge is not None:
         U, s, Vt = np.linalg.svd(found.matrix, full_matrices=False)

@@ -63,6 +63,12 @@ class _Partial:
                 return U[:, :rank], s[:rank], V[:, :rank]
             self._grow(min(s.size, limit - s.size))
 
+    def largest(self, matrix: np.ndarray) -> float:
+        """Nearly the largest singular value, from below."""
+        for _ in range(3):
+            self.basis = np.linalg.qr(matrix.T @ np.linalg.qr(matrix @ self.basis)[0])[0]
+        return float(np.linalg.norm(matrix @ self.basis, 2))
+
     def _grow(self, more: int) -> None:
         fresh = np.random.default_rng(self.basis.shape[1]).normal(size=(self.basis.shape[0], more))
         self.basis = np.linalg.qr(np.hstack([self.basis, fresh]))[0]
@@ -94,7 +100,7 @@ def guess(observed: np.ndarray, seen: np.ndarray, penalty: float) -> Guess:
     """
     partial = _Partial((observed.shape[0], observed.shape[1]))
     size = np.linalg.norm(observed)
-    top = float(np.linalg.norm(observed, 2)) if min(observed.shape) < 100 else float(partial(observed, 0.0)[1][0])
+    top = partial.largest(observed)
     weight = FIRST_WEIGHT / top
     Z = observed / max(top, np.abs(observed).max() / penalty)
     S = np.zeros_like(observed)
