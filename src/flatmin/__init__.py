@@ -25,6 +25,7 @@ if _TYPE_CHECKING:
     from flatmin._core import Solution as Solution
     from flatmin._core import UsageError as UsageError
     from flatmin.diagnosis import diagnose as diagnose
+    from flatmin.diagnosis import diagnose_quadratic as diagnose_quadratic
     from flatmin.dynamics import Record as Record
     from flatmin.dynamics import train as train
     from flatmin.dynamics import train_ensemble as train_ensemble
@@ -47,7 +48,7 @@ _ROOMS = {
 }
 _HOMES = {
     "_core": ("Estimate", "JobError", "Outcome", "Solution", "UsageError"),
-    "diagnosis": ("diagnose",),
+    "diagnosis": ("diagnose", "diagnose_quadratic"),
     "dynamics": ("Record", "train", "train_ensemble"),
     "flatness": ("hessian_trace", "scaled_trace", "sharpness", "spectral_density", "spectrum"),
     "parameterizations": ("deep_matrix",),

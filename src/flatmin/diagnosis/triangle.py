@@ -4,7 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flatmin._core import Solution, UsageError, check_finite, check_shape, require_float64
+from flatmin._core import Solution, UsageError, check_shape
+from flatmin.diagnosis._shared import checked, effective_rank, relative_distance
 from flatmin.measurements import AbstractMeasurements
 from flatmin.solvers import MinNuclearNorm, solve
 from flatmin.theory.ding2022 import (
@@ -76,14 +77,7 @@ def diagnose(
             that do not multiply to it, or a singular D_1 or D_2.
         JobError: if the nuclear-norm programme could not be solved.
     """
-    matrix, targets = jnp.asarray(matrix), jnp.asarray(targets)
-    check_shape("matrix", matrix, measurements.matrix_shape)
-    check_shape("targets", targets, (measurements.num_measurements,))
-    require_float64("diagnose", matrix, targets)
-    check_finite("matrix", matrix)
-    size = jnp.linalg.norm(matrix)
-    if not bool(size > 0):
-        raise UsageError("matrix: got a zero matrix, expected a solution with something to diagnose")
+    targets, matrix, size = checked(measurements, targets, matrix)
     if factors is None:
         factors = flat_factors(measurements, matrix, min(measurements.matrix_shape), rank_tolerance=1e-13)
     L, R = factors
@@ -94,9 +88,6 @@ def diagnose(
     nuclear = solve(MinNuclearNorm(measurements, targets)) if nuclear is None else nuclear.raise_if_failed()
     left, right = weight_matrices(measurements)
     smallest = jnp.sum(jnp.linalg.svd(nuclear.matrix, compute_uv=False))
-    shares = jnp.linalg.svd(matrix, compute_uv=False)
-    shares = shares / jnp.sum(shares)
-    entropy = -jnp.sum(jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1.0)), 0.0))
     squares = jnp.sum(L**2) + jnp.sum(R**2)
     return Diagnosis(
         scaled_trace=float(2 * jnp.sum((left @ L) ** 2) + 2 * jnp.sum((right @ R) ** 2)),
@@ -106,8 +97,8 @@ def diagnose(
         conditions=(float(jnp.linalg.cond(left)), float(jnp.linalg.cond(right))),
         norm_gap_bound=float(norm_gap_bound(left, right)),
         imbalance_bound=float(imbalance_bound(left, right)),
-        effective_rank=float(jnp.exp(entropy)),
-        distance=float(jnp.linalg.norm(matrix - nuclear.matrix) / jnp.linalg.norm(nuclear.matrix)),
-        residual=float(jnp.linalg.norm(measurements.forward(matrix) - targets) / jnp.linalg.norm(targets)),
+        effective_rank=float(effective_rank(matrix)),
+        distance=float(relative_distance(matrix, nuclear.matrix)),
+        residual=float(relative_distance(measurements.forward(matrix), targets)),
         nuclear=nuclear,
     )

@@ -67,13 +67,8 @@ def flat_factors(
     check_shape("matrix", matrix, measurements.matrix_shape)
     check_positive("width", width)
     left, right = weight_matrices(measurements)
-    for name, weight in (("D_1", left), ("D_2", right)):
-        values = jnp.linalg.eigvalsh(weight)
-        if not float(values[0]) > 1e-7 * float(values[-1]):
-            raise UsageError(
-                f"measurements: got a singular {name}, expected an invertible one; some combination of rows or columns "
-                "is seen by no measurement: drop it or add measurements"
-            )
+    _check_invertible("D_1", left)
+    _check_invertible("D_2", right)
     U, s, Vt = jnp.linalg.svd(left @ matrix @ right, full_matrices=False)
     rank = int(jnp.sum(s > rank_tolerance * s[0]))
     if rank > width:
@@ -86,6 +81,15 @@ def flat_factors(
         jnp.pad(jnp.linalg.solve(left, U[:, :rank] * root), pad),
         jnp.pad(jnp.linalg.solve(right, Vt[:rank].T * root), pad),
     )
+
+
+def _check_invertible(name: str, weight: Array) -> None:
+    values = jnp.linalg.eigvalsh(weight)
+    if not float(values[0]) > 1e-7 * float(values[-1]):
+        raise UsageError(
+            f"measurements: got a singular {name}, expected an invertible one; some combination of rows or columns "
+            "is seen by no measurement: drop it or add measurements"
+        )
 
 
 def _extremes(weight: Array) -> tuple[Array, Array]:
@@ -129,6 +133,96 @@ def imbalance_bound(left: Float[Array, "d1 d1"], right: Float[Array, "d2 d2"]) -
     """
     (s1, t1), (s2, t2) = _extremes(left), _extremes(right)
     return jnp.maximum(s1**-2 - t2**-2, s2**-2 - t1**-2) * t1 * t2
+
+
+@statement("value", "[D, Sec 4]", "symmetric measurements")
+def quadratic_weight(measurements: AbstractMeasurements) -> Float[Array, "d d"]:
+    """`D = ((1/m) sum A_i^2)^{1/2}` of a quadratic network; `A_i = x_i x_i^T` gives `(1/m) sum ||x_i||^2 x_i x_i^T`.
+
+    Args:
+        measurements: A, each `A_i` symmetric.
+
+    Returns:
+        Shape (d, d).
+    """
+    return _root(row_gram(measurements) / measurements.num_measurements)
+
+
+@statement("value", "[D, Sec 4]", "zero residual, smallest over all units of M; symmetric measurements")
+def smallest_quadratic_trace(measurements: AbstractMeasurements, matrix: Float[Array, "d d"]) -> Float[Array, ""]:
+    """`min { 8 (||D U_1||^2 + ||D U_2||^2) : U_1 U_1^T - U_2 U_2^T = M } = 8 ||D M D||_*`.
+
+    Because `||P||_* + ||N||_* >= ||P - N||_*`, with equality at the positive and the negative part.
+
+    Args:
+        measurements: A, each `A_i` symmetric.
+        matrix: M, symmetric, shape (d, d).
+
+    Returns:
+        The trace of the Hessian at the flattest units of M.
+    """
+    weight = quadratic_weight(measurements)
+    return 8 * jnp.sum(jnp.abs(jnp.linalg.eigvalsh(weight @ matrix @ weight)))
+
+
+@statement("minimiser", "[D, Sec 4]", "D invertible, as many units as eigenvalues of each sign")
+def flat_units(
+    measurements: AbstractMeasurements, matrix: Float[Array, "d d"]
+) -> tuple[Float[Array, "d k1"], Float[Array, "d k2"]]:
+    """The flattest units of M: `U_1 = D^{-1} V_+ S_+^{1/2}`, `U_2 = D^{-1} V_- S_-^{1/2}`, `D M D = V S V^T`.
+
+    Args:
+        measurements: A, each `A_i` symmetric.
+        matrix: M, symmetric, shape (d, d).
+
+    Returns:
+        U_1 and U_2, a column for each eigenvalue of its sign above rounding.
+
+    Raises:
+        UsageError: for a matrix of another shape, or a singular D.
+    """
+    check_shape("matrix", matrix, measurements.matrix_shape)
+    weight = quadratic_weight(measurements)
+    _check_invertible("D", weight)
+    values, vectors = jnp.linalg.eigh(weight @ matrix @ weight)
+    floor = len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    units = jnp.linalg.solve(weight, vectors * jnp.sqrt(jnp.abs(values))[None, :])
+    return units[:, values > floor], units[:, values < -floor]
+
+
+@statement("upper", "as [D, Thm 3.3], derived here", "flat units of a flat solution; D invertible")
+def quadratic_norm_gap_bound(weight: Float[Array, "d d"]) -> Float[Array, ""]:
+    """`(||U_1||^2 + ||U_2||^2) / ||M_nuc||_* - 1 <= kappa(D)^2 - 1`.
+
+    Because `||U_1||^2 + ||U_2||^2 <= s^{-2} ||D M D||_* <= s^{-2} ||D M_nuc D||_* <= s^{-2} t^2 ||M_nuc||_*`, s and t
+    the smallest and the largest eigenvalue of D.
+
+    Args:
+        weight: D.
+
+    Returns:
+        The bound.
+    """
+    s, t = _extremes(weight)
+    return (t / s) ** 2 - 1
+
+
+@statement("upper", "as [D, Thm 3.3], derived here", "flat units of any matrix; D invertible")
+def overlap_bound(weight: Float[Array, "d d"]) -> Float[Array, ""]:
+    """`||U_1^T U_2||_F / ||M||_F <= (kappa(D)^2 - 1) / (2 sqrt 2)`.
+
+    Because `U_1^T U_2` is a block off the diagonal of `|S|^{1/2} V^T (D^{-2} - c I) V |S|^{1/2}` for every c, and
+    `c = (s^{-2} + t^{-2}) / 2` leaves `(s^{-2} - t^{-2}) / 2` in operator norm; such a block appears twice, and
+    `||S||_F <= t^2 ||M||_F`.
+
+    Args:
+        weight: D.
+
+    Returns:
+        The bound.
+    """
+    s, t = _extremes(weight)
+    return ((t / s) ** 2 - 1) / (2 * jnp.sqrt(2.0))
 
 
 @statement("value", "[D, Sec 5]", "k Hadamard factors, smallest over all factors of x; k >= 2")
