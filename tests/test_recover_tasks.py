@@ -68,6 +68,24 @@ def test_flat_completion(tmp_path, recover):
     assert (folder / "report.html").is_file()
 
 
+def test_the_mean_is_taken_out_and_put_back(tmp_path, recover):
+    path, matrix, seen = completion_csv(tmp_path)
+    raised = write_csv(tmp_path / "raised.csv", matrix + 100.0, seen)
+    _, _, plain, found, _ = recover(path, "--centre")
+    code, folder, result, other, text = recover(raised, "--centre", "--holdout", "0.1")
+    assert code == 0
+    # fitted to what is left, the answer follows the offset; the errors are in the user's numbers
+    _, _, _, again, _ = recover(raised, "--centre")
+    np.testing.assert_allclose(again, found + 100.0, atol=1e-6)
+    assert result["offset"] == pytest.approx(100 + matrix[seen].mean(), abs=1)
+    assert plain["offset"] == pytest.approx(matrix[seen].mean())
+    assert result["errors"]["held_out"]["baseline_rmse"] < 10
+    assert "was taken out before and put back after" in text.out
+    stored = np.genfromtxt(folder / "matrix.csv", delimiter=",", skip_header=1)[:, 1:]
+    np.testing.assert_allclose(stored, other)
+    assert stored.mean() > 90
+
+
 @pytest.mark.parametrize("method", ["flat", "nuclear"])
 def test_sensing_and_covariance(tmp_path, recover, method):
     path, matrix = gaussian_npz(tmp_path)
@@ -183,6 +201,7 @@ REFUSALS = {
         ["--radius", "1", "--method", "label-noise"],
         "radius: applies to --method flat and nuclear",
     ),
+    "centre of errors": (["--centre", "--task", "robust-pca"], "centre: applies to entries of a matrix, got --task"),
     "reduce of nuclear": (["--reduce", "--penalty", "1"], "reduce: applies to completion with --method flat"),
     "reduce without noise": (["--reduce", "--method", "flat"], "reduce: applies to .* and --penalty or --radius"),
     "unseen and flat": (["--method", "flat", "--shape", "18,14"], "the flat norm weighs each row by how often"),

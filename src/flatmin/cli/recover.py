@@ -22,6 +22,7 @@ def recover(
     penalty: Annotated[float | None, typer.Option(help="Weight of the norm; robust-pca: of the errors.")] = None,
     radius: Annotated[float | None, typer.Option(help="Norm of the noise; robust-pca: sum of the errors.")] = None,
     reduce: Annotated[bool, typer.Option("--reduce", help="flat: leave unseen rows and columns out.")] = False,
+    centre: Annotated[bool, typer.Option("--centre", help="Completion: take the mean out first.")] = False,
     missing: Annotated[float | None, typer.Option(help="Images, packaged data: fraction to hide.")] = None,
     mask: Annotated[pathlib.Path | None, typer.Option(help="Images: file, light where a pixel is seen.")] = None,
     holdout: Annotated[float | None, typer.Option(help="Fraction of the targets held back to test.")] = None,
@@ -56,6 +57,7 @@ def recover(
     whole = task == "robust-pca"
     options = ReadOptions(row, column, value, duplicates, _shape(shape), mask, missing, seed, whole)
     settings = {"method": method, "task": task, "penalty": penalty, "radius": radius, "reduce": reduce}
+    settings |= {"centre": centre}
     settings |= {"tolerance": tolerance, "holdout": holdout, "max_iterations": max_iterations}
     settings |= {"depth": depth, "noise": noise, "steps": steps, "learning_rate": learning_rate, "seed": seed}
     recovery_spec(Source(sha256="", kind=""), size=1, **settings)  # refuse before reading

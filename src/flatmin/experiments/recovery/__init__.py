@@ -68,7 +68,8 @@ def recover(spec: Recovery, prepared: Prepared, context: Context) -> RunContent:
         "rank_tolerance": rank_tolerance,
         "nuclear_norm": float(np.linalg.svd(matrix, compute_uv=False).sum()),
         "frobenius_norm": float(np.linalg.norm(matrix)),
-        "errors": errors(prepared, matrix),
+        "offset": prepared.offset,
+        "errors": errors(prepared.restored, matrix + prepared.offset),
         "flatness": flatness(prepared, matrix),
         "certificate": None,
         "training": None,
@@ -88,7 +89,9 @@ def recover(spec: Recovery, prepared: Prepared, context: Context) -> RunContent:
         ),
         claims=tuple(_claims(spec, result)),
         certificates=certificates,
-        files=output_files(prepared.data, matrix, result, errors=_errors_found(spec, prepared, matrix)),
+        files=output_files(
+            prepared.data, matrix + prepared.offset, result, errors=_errors_found(spec, prepared, matrix)
+        ),
     )
 
 

@@ -27,7 +27,7 @@ def figures(
 
     Args:
         prepared: the cut data.
-        matrix: the recovered matrix.
+        matrix: the recovered matrix, without the offset.
         rank_tolerance: singular values below it count as zero.
         trained: the run of label noise, None for convex methods.
         method: the method's name.
@@ -36,8 +36,9 @@ def figures(
     Returns:
         The figures.
     """
+    values, (prepared, matrix) = matrix, (prepared.restored, matrix + prepared.offset)
     pictures = _matrices(prepared, matrix) if errors is None else [_split(prepared, matrix, errors)]
-    drawn = [*pictures, _singular_values(prepared, matrix, rank_tolerance)]
+    drawn = [*pictures, _singular_values(prepared, values, rank_tolerance)]
     scatter = _scatter(prepared, matrix)
     drawn += [scatter] if scatter else []
     drawn += [_training(trained)] if trained else []

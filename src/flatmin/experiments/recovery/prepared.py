@@ -9,6 +9,7 @@ from flatmin._core import UsageError
 from flatmin.datasets import RecoveryData
 from flatmin.experiments.recovery.spec import CONVEX, LARGE, Recovery
 from flatmin.measurements import AbstractMeasurements, EntryMeasurements, LowRankMeasurements, take
+from flatmin.solvers.large import large_completion, largest_penalty
 
 MOST_DENSE = 1_000_000
 """Cells of the largest matrix whose singular values an iteration decomposes."""
@@ -25,6 +26,7 @@ class Prepared:
         held: the measurements held back, None without.
         held_targets: their targets.
         notes: what a reader must know, in sentences.
+        offset: what was taken out of the targets, and belongs to every entry of the answer.
     """
 
     data: RecoveryData
@@ -33,6 +35,12 @@ class Prepared:
     held: AbstractMeasurements | None
     held_targets: np.ndarray | None
     notes: tuple[str, ...]
+    offset: float = 0.0
+
+    @property
+    def restored(self) -> "Prepared":
+        """The same in the user's numbers: with the offset put back."""
+        return dataclasses.replace(self, targets=self.targets + self.offset, offset=0.0)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -81,13 +89,33 @@ def prepare(data: RecoveryData, spec: Recovery) -> Prepared:
     if by_factors(spec, op) and spec.penalty is None and spec.radius is None:
         raise UsageError(
             f"penalty: a matrix of {op.matrix_shape[0]} x {op.matrix_shape[1]} is completed by factors, which fit with "
-            "noise; give --penalty (lambda) or --radius (the norm of the noise)"
+            f"noise; give --penalty (lambda; about {_vanishing(op, targets, spec):.3g} gives zero, a third of it is a "
+            "start) or --radius (the norm of the noise)"
         )
+    offset = 0.0
+    if spec.centre:
+        if not isinstance(op, EntryMeasurements):
+            raise UsageError(f"centre: applies to entries of a matrix, got {type(op).__name__}; leave it out")
+        offset = float(targets.mean())
+        targets = targets - offset
+        notes.append(f"The mean of the fitted entries, {offset:.4g}, was taken out before and put back after.")
     if not targets.any():
         if spec.method == "label-noise":
             raise UsageError("targets: all are zero, which leaves label noise no scale; use --method nuclear")
         notes.append("All targets are zero, and so is the answer.")
-    return Prepared(data, op, targets, held, held_targets, tuple(notes))
+    return Prepared(data, op, targets, held, held_targets, tuple(notes), offset)
+
+
+def _vanishing(op: AbstractMeasurements, targets: np.ndarray, spec: Recovery) -> float:
+    """The penalty from which on the answer is zero."""
+    if not isinstance(op, EntryMeasurements):
+        raise TypeError(op)
+    weighting = "flat" if spec.method == "flat" else "plain"
+    rows, cols = np.asarray(op.rows), np.asarray(op.cols)
+    targets = targets - targets.mean() if spec.centre else targets
+    return largest_penalty(
+        large_completion(rows, cols, targets, op.shape, penalty=1.0, weighting=weighting, reduce=True)
+    )
 
 
 def by_factors(spec: Recovery, op: AbstractMeasurements) -> bool:

@@ -43,6 +43,7 @@ class Recovery(RunSpec):
         None, origin="ours", description="size of the noise, or sum of the absolute errors in robust PCA", gt=0
     )
     reduce: bool = setting(False, origin="ours", description="whether unseen rows and columns are left out (flat)")
+    centre: bool = setting(False, origin="ours", description="whether the mean of the fitted entries is taken out")
     tolerance: float = setting(
         origin="ours",
         description="largest accepted relative duality gap; for label noise, relative residual",
@@ -75,6 +76,7 @@ def recovery_spec(
     penalty: float | None = None,
     radius: float | None = None,
     reduce: bool = False,
+    centre: bool = False,
     tolerance: float | None = None,
     holdout: float | None = None,
     max_iterations: int | None = None,
@@ -97,6 +99,7 @@ def recovery_spec(
             absolute errors.
         reduce: for `flat` completions with a penalty or a radius: whether rows and columns without an entry are left
             out and filled with zeros, rather than refused.
+        centre: for completion: whether the mean of the fitted entries is taken out before, and put back after.
         tolerance: default 1e-8 up to 40,000 entries, else 1e-3; label noise 1e-3.
         holdout: fraction of the targets to hold back.
         max_iterations: for `flat` and `nuclear`; default 5000.
@@ -116,6 +119,8 @@ def recovery_spec(
     _check_task(task, method, penalty, radius, holdout)
     if reduce and (method != "flat" or task not in (None, "completion") or (penalty is None and radius is None)):
         raise UsageError("reduce: applies to completion with --method flat and --penalty or --radius; leave it out")
+    if centre and task not in (None, "completion"):
+        raise UsageError(f"centre: applies to entries of a matrix, got --task {task}; leave it out")
     if holdout is not None and not 0 < holdout < 1:
         raise UsageError(f"holdout: got {holdout}, expected a fraction between 0 and 1, ends excluded")
     if tolerance is not None and not 0 < tolerance < 1:
@@ -151,6 +156,7 @@ def recovery_spec(
         penalty=penalty,
         radius=radius,
         reduce=reduce,
+        centre=centre,
         tolerance=default if tolerance is None else tolerance,
         holdout=holdout,
         max_iterations=max_iterations,
