@@ -27,11 +27,16 @@ def _of_symmetric(measurements: AbstractMeasurements) -> AbstractMeasurements:
     return symmetrised(measurements)
 
 
-def _scales(measurements: AbstractMeasurements, scaled: bool, instead: str) -> tuple[Array, Array]:
-    if not scaled:
-        ones = jnp.ones(measurements.matrix_shape[0])
-        return ones, ones
-    return roots(row_gram(measurements) / measurements.num_measurements, "row", "D^2", instead)
+def _parts(
+    measurements: AbstractMeasurements, targets: ArrayLike, misfit: AbstractMisfit | None, *, scaled: bool
+) -> tuple[AbstractMeasurements, Array, AbstractMisfit, Array, Array]:
+    """Symmetric measurements, targets, misfit, D and its inverse."""
+    op = _of_symmetric(measurements)
+    ones = jnp.ones(op.matrix_shape[0])
+    root, inverse = (
+        (ones, ones) if not scaled else roots(row_gram(op) / op.num_measurements, "row", "D^2", "scaled=False")
+    )
+    return op, jnp.asarray(targets), Exact() if misfit is None else misfit, root, inverse
 
 
 class MinSymmetricNuclearNorm(AbstractProgram):
@@ -67,9 +72,8 @@ class MinSymmetricNuclearNorm(AbstractProgram):
         *,
         scaled: bool = False,
     ):
-        self.measurements, self.targets = _of_symmetric(measurements), jnp.asarray(targets)
-        self.misfit = Exact() if misfit is None else misfit
-        self.root, self.inverse_root = _scales(self.measurements, scaled, "scaled=False")
+        parts = _parts(measurements, targets, misfit, scaled=scaled)
+        self.measurements, self.targets, self.misfit, self.root, self.inverse_root = parts
 
     def norm(self, matrix: Float[Array, "d d"]) -> Float[Array, ""]:
         """`||D M D||_*`."""
@@ -113,9 +117,8 @@ class MinTrace(AbstractProgram):
         *,
         scaled: bool = False,
     ):
-        self.measurements, self.targets = _of_symmetric(measurements), jnp.asarray(targets)
-        self.misfit = Exact() if misfit is None else misfit
-        self.root, self.inverse_root = _scales(self.measurements, scaled, "scaled=False")
+        parts = _parts(measurements, targets, misfit, scaled=scaled)
+        self.measurements, self.targets, self.misfit, self.root, self.inverse_root = parts
 
     def norm(self, matrix: Float[Array, "d d"]) -> Float[Array, ""]:
         """`tr(D M D)` of a positive semidefinite M."""
