@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from flatmin.experiments.cells import Context
-from flatmin.experiments.papers.ding2022 import compute
+from flatmin.experiments.papers import ding2022
 from flatmin.experiments.papers.ding2022.cells import diagram_cell
 from flatmin.experiments.papers.ding2022.claims import claims, degrees_of_freedom
 from flatmin.experiments.papers.ding2022.figures import figures
@@ -18,26 +17,14 @@ from flatmin.experiments.papers.ding2022.results import Results
 from flatmin.experiments.papers.ding2022.spec import SIZES, Diagram
 from flatmin.experiments.papers.ding2022.transition import fitted_line, half_point
 from flatmin.solvers import solve
+from paper_runs import quick_run
 
 PROBLEMS = ("sensing", "bilinear", "completion", "network", "covariance")
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    seen = {}
-    original = Results.__init__
-
-    def remember(self, **fields):
-        original(self, **fields)
-        seen["results"] = self
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(Results, "__init__", remember)
-    try:
-        seen["content"] = compute(SIZES["quick"](0), Context(tmp_path_factory.mktemp("cells"), workers=1))
-    finally:
-        patch.undo()
-    return seen
+    return quick_run(ding2022, Results, tmp_path_factory.mktemp("cells"))
 
 
 def verdicts(results):

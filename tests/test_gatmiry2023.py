@@ -10,33 +10,18 @@ import xarray as xr
 from flatmin import JobError
 from flatmin.experiments import obtain_run
 from flatmin.experiments.cells import Cell, Context, compute_cells
-from flatmin.experiments.papers import paper
+from flatmin.experiments.papers import gatmiry2023, paper
 from flatmin.experiments.papers.gatmiry2023 import compute
 from flatmin.experiments.papers.gatmiry2023.claims import claims
 from flatmin.experiments.papers.gatmiry2023.figures import figures
 from flatmin.experiments.papers.gatmiry2023.results import Results
 from flatmin.experiments.papers.gatmiry2023.spec import SIZES, Phase, Training
+from paper_runs import quick_run
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """One quick run, and the results behind it."""
-    seen = {}
-    original = Results.__init__
-
-    def remember(self, **fields):
-        original(self, **fields)
-        seen["results"] = self
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(Results, "__init__", remember)
-    try:
-        folder = tmp_path_factory.mktemp("cells")
-        seen["content"] = compute(SIZES["quick"](0), Context(folder, workers=1))
-        seen["folder"] = folder
-    finally:
-        patch.undo()
-    return seen
+    return quick_run(gatmiry2023, Results, tmp_path_factory.mktemp("cells"))
 
 
 def test_every_claim_holds_at_reduced_size(quick):

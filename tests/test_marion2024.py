@@ -9,33 +9,20 @@ import pytest
 
 from flatmin import UsageError, hessian_trace, sharpness
 from flatmin.experiments import settings_of
-from flatmin.experiments.cells import Context
 from flatmin.experiments.intervals import geometric, wilson
-from flatmin.experiments.papers.marion2024 import compute
+from flatmin.experiments.papers import marion2024
 from flatmin.experiments.papers.marion2024.claims import claims, measured_critical_rate
 from flatmin.experiments.papers.marion2024.figures import figures
 from flatmin.experiments.papers.marion2024.results import Results
 from flatmin.experiments.papers.marion2024.spec import SIZES, Sweep
 from flatmin.parameterizations import Gaussian, Residual
 from flatmin.problems import activated_regression, deep_linear_regression
+from paper_runs import quick_run
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    seen = {}
-    original = Results.__init__
-
-    def remember(self, **fields):
-        original(self, **fields)
-        seen["results"] = self
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(Results, "__init__", remember)
-    try:
-        seen["content"] = compute(SIZES["quick"](0), Context(tmp_path_factory.mktemp("cells"), workers=1))
-    finally:
-        patch.undo()
-    return seen
+    return quick_run(marion2024, Results, tmp_path_factory.mktemp("cells"))
 
 
 def verdicts(results):
