@@ -130,17 +130,12 @@ def test_isometry_has_constant_zero():
 
 
 def test_other_kinds_of_measurements():
-    for op in (bilinear_gaussian(KEY, 30, (3, 4)), entries(jnp.array([0, 0, 1]), jnp.array([0, 1, 2]), (3, 4))):
-        copy = dense(materialise(op))
-        got, expected = (rip_lower_estimate(o, KEY) for o in (op, copy))
-        assert float(got.largest) == pytest.approx(float(expected.largest), rel=1e-5)
-        assert energy(op, got.maximiser) == pytest.approx(float(got.largest), rel=1e-9)
-        assert float(rip_exact(op).largest) == pytest.approx(float(rip_exact(copy).largest), rel=1e-12)
-
-
-def test_constant_shrinks_with_measurements():
-    deltas = [float(rip_lower_estimate(gaussian(jax.random.key(10), n, (3, 4)), KEY).delta) for n in (50, 5000)]
-    assert 5 < deltas[0] / deltas[1] < 25  # sqrt((d0 + dL) / n): a factor 10
+    op = bilinear_gaussian(KEY, 30, (3, 4))
+    got, expected = (rip_lower_estimate(o, KEY) for o in (op, dense(materialise(op))))
+    assert float(got.largest) == pytest.approx(float(expected.largest), rel=1e-5)
+    assert energy(op, got.maximiser) == pytest.approx(float(got.largest), rel=1e-9)
+    few = entries(jnp.array([0, 0, 1]), jnp.array([0, 1, 2]), (3, 4))
+    assert float(rip_exact(few).largest) == pytest.approx(1 / 3)
 
 
 def test_same_key_same_bits():

@@ -143,13 +143,16 @@ def _mean(found: Entry, table: "xr.Dataset", predicted: np.ndarray) -> Claim:
 def _probability(found: Entry, table: "xr.Dataset", hits: np.ndarray) -> Claim:
     shares, ends = [], []
     for values in _by_family(table, hits):
+        if np.isnan(values).any():
+            shares.append(np.nan)
+            continue
         share, low, high = wilson(int(values.sum()), values.size)
         shares.append(share)
         ends.append((low, high))
     least = float(table.predicted.values[0])
     words = f"share of instances ≥ {format_number(least)}"
     note = _counts(table) + "interval: 95% (Wilson), the widest over the families"
-    interval = (min(low for low, _ in ends), max(high for _, high in ends))
+    interval = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
     return Claim.at_least(least, measured=tuple(shares), interval=interval, **_words(found, words, note))
 
 

@@ -157,9 +157,9 @@ for _name in FOLLOWS:
     assumptions="as the drifts; wrong: λ_max for the trace and the trace for λ_max",
     kind="lower",
     families=tuple(
-        family(name, 32 if count else 0, quick=quick, name=name, steps=steps)
+        family(f"{name}, {steps:,} steps", count, quick=quick, name=name, steps=steps)
         for name in ("label-noise", "one-sample-sam", "full-batch-sam", "normalised")
-        for count, quick, steps in ((32, 0, 20_000), (0, 16 if "sam" in name and "one" not in name else 0, 8_000))
+        for count, quick, steps in ((32, 0, 20_000), (0, 16 if name == "full-batch-sam" else 0, 8_000))
     ),
 )
 def discriminates(rng: Generator, count: int, *, name: str, steps: int) -> Batch:

@@ -154,7 +154,7 @@ def _population_families(count: int, kinds: Sequence[str]):
 
 
 def _population(M: np.ndarray, depth: int) -> np.ndarray:
-    return np.asarray(theory.population_regulariser(nuclear(M), depth, M.shape[1:]))
+    return over(lambda size: theory.population_regulariser(size, depth, M.shape[1:]), nuclear(M))
 
 
 @entry(
@@ -208,7 +208,7 @@ def lemma_4_value(rng: Generator, count: int, *, widths: Sequence[int], kind: st
 
 THEOREM_5 = (
     family("4x3, 5 Gaussian", 200, shape=(4, 3), n=5, kind="gaussian"),
-    family("4x3, one measurement", 200, shape=(4, 3), n=1, kind="gaussian"),
+    family("4x3, one measurement", 200, quick=0, shape=(4, 3), n=1, kind="gaussian"),
     family("4x3, 6 entries: some rows or columns unseen", 200, shape=(4, 3), n=6, kind="entries"),
     family("2x6, 9 bilinear", 200, quick=0, shape=(2, 6), n=9, kind="bilinear"),
     family("5x5, 8 correlated, condition 1e3 on each side", 200, quick=0, shape=(5, 5), n=8, kind="correlated"),
@@ -264,7 +264,7 @@ def _flat_factors(A: np.ndarray, M: np.ndarray) -> list[np.ndarray]:
     families=(
         family("4x3, 15 Gaussian", 400, shape=(4, 3), n=15, kind="gaussian", rank=3),
         family("2x6, 20 bilinear", 300, quick=0, shape=(2, 6), n=20, kind="bilinear", rank=2),
-        family("5x5, 30 correlated, rank-one M", 300, shape=(5, 5), n=30, kind="correlated", rank=1),
+        family("5x5, 30 correlated, rank-one M", 300, quick=0, shape=(5, 5), n=30, kind="correlated", rank=1),
     ),
 )
 def theorem_5_value(rng: Generator, count: int, *, shape: tuple[int, int], n: int, kind: str, rank: int) -> Batch:
@@ -335,7 +335,7 @@ def _power_slack(A: np.ndarray, M: np.ndarray, depth: int) -> np.ndarray:
     functions=("single_measurement_regulariser", "single_measurement_minimiser"),
     families=(
         family("depth 2, 4x4, condition 10", 300, size=4, depth=2, condition=10.0),
-        family("depth 4, 3x3, condition 10", 300, size=3, depth=4, condition=10.0),
+        family("depth 4, 3x3, condition 10", 300, quick=0, size=3, depth=4, condition=10.0),
         family("depth 3, 3x3, condition 1000", 300, quick=0, size=3, depth=3, condition=1e3),
         family("depth 8, 2x2, condition 3", 300, quick=0, size=2, depth=8, condition=3.0),
     ),

@@ -13,6 +13,7 @@ from numpy.random import Generator
 from flatmin.experiments.ledger import _deep, _draw
 from flatmin.experiments.ledger._draw import nuclear
 from flatmin.experiments.ledger._entry import EPS, Batch, entry, family
+from flatmin.experiments.ledger._theory import over
 from flatmin.theory import gatmiry2023 as theory
 
 # spectra of the direction that is not seen: from the mildest (all equal) to one that nearly is a rank-one matrix
@@ -113,7 +114,8 @@ def lemma_3_lower(rng: Generator, count: int, *, widths: Sequence[int], kind: st
 def theorem_1_lower(rng: Generator, count: int, *, widths: Sequence[int], kind: str, point: str) -> Batch:
     """The induced regulariser from below."""
     A, delta, M, W = _sandwich(rng, count, widths, kind, point)
-    predicted = np.asarray(theory.rip_regulariser_lower(nuclear(M), len(widths) - 1, M.shape[1:], delta))
+    depth, shape = len(widths) - 1, M.shape[1:]
+    predicted = over(lambda size, d: theory.rip_regulariser_lower(size, depth, shape, d), nuclear(M), delta)
     measured = _deep.trace(A, W)
     data = {"A": A, "delta": delta} | {f"W_{i + 1}": w for i, w in enumerate(W)}
     return Batch(predicted, measured, 1e3 * EPS * np.maximum(measured, np.abs(predicted)), data=data)
@@ -133,7 +135,8 @@ def theorem_1_lower(rng: Generator, count: int, *, widths: Sequence[int], kind: 
 def theorem_1_upper(rng: Generator, count: int, *, widths: Sequence[int], kind: str, point: str) -> Batch:
     """The induced regulariser from above."""
     A, delta, M, W = _sandwich(rng, count, widths, kind, point)
-    predicted = np.asarray(theory.rip_regulariser_upper(nuclear(M), len(widths) - 1, M.shape[1:], delta))
+    depth, shape = len(widths) - 1, M.shape[1:]
+    predicted = over(lambda size, d: theory.rip_regulariser_upper(size, depth, shape, d), nuclear(M), delta)
     if len(widths) == 3:
         left, right = (_draw.root(D) for D in _draw.moments(A))
         measured = 4 * nuclear(left @ M @ right)
@@ -184,7 +187,7 @@ def _line_families(count: int, rank: int):
 def theorem_1_ratio(rng: Generator, count: int, *, shape: tuple[int, int], unseen: str, true_rank: int) -> Batch:
     """How far the flattest interpolator is from the least nuclear norm."""
     A, _, delta, truth, flat, least = _line(rng, count, shape, unseen, 1, true_rank)
-    predicted = np.asarray(theory.rip_nuclear_ratio(2, delta))
+    predicted = over(lambda d: theory.rip_nuclear_ratio(2, d), delta)
     measured = nuclear(flat) / nuclear(least)
     # both minimisers are found to about sqrt(eps) along the line, their norms to eps
     return Batch(
@@ -206,7 +209,7 @@ def theorem_2(rng: Generator, count: int, *, shape: tuple[int, int], unseen: str
     A, N, delta, truth, flat, _ = _line(rng, count, shape, unseen, 2, true_rank)
     anywhere = truth + (rng.normal(size=count) * nuclear(truth))[:, None, None] * N
     found = np.where((np.arange(count) % 2 == 0)[:, None, None], flat, anywhere)
-    predicted = np.asarray(theory.rip_recovery_error(nuclear(found), nuclear(truth), delta))
+    predicted = over(theory.rip_recovery_error, nuclear(found), nuclear(truth), delta)
     measured = np.sum((found - truth) ** 2, axis=(1, 2))
     return Batch(predicted, measured, 1e-12 * predicted, data={"A": A, "truth": truth, "found": found, "delta": delta})
 

@@ -17,7 +17,7 @@ WIDTHS = {"depth 2, 3x4": (4, 5, 3), "depth 3, 2x2, unequal widths": (2, 5, 3, 2
 def _families(points: Sequence[str], count: int = 150):
     for label, widths in WIDTHS.items():
         for point in points:
-            yield family(f"{label}, {point}", count, quick=None if len(widths) < 5 else 0, widths=widths, point=point)
+            yield family(f"{label}, {point}", count, quick=None if len(widths) == 4 else 0, widths=widths, point=point)
 
 
 def _factors(rng: Generator, count: int, widths: Sequence[int], point: str) -> list[np.ndarray]:
