@@ -9,35 +9,33 @@ from flatmin.experiments.figures import Axis, Figure, Panel, ReferenceLine, Seri
 from flatmin.experiments.ledger._entry import ENTRIES, EPS
 from flatmin.experiments.ledger.gatmiry_random import LADDER, SIDE
 
+UPPER, LOWER = (1e-4, 3.0), (0.3, 1e4)
 BOUNDS = {
     "Gatmiry et al., upper bounds": (
-        "gatmiry-lemma-1",
-        "gatmiry-lemma-3-upper",
-        "gatmiry-lemma-5",
-        "gatmiry-theorem-1-upper",
-        "gatmiry-theorem-1-ratio",
-        "gatmiry-theorem-2",
+        UPPER,
+        ("lemma-1", "lemma-3-upper", "lemma-5", "theorem-1-upper", "theorem-1-ratio", "theorem-2"),
+        "gatmiry-",
     ),
     "Gatmiry et al., lower bounds": (
-        "gatmiry-lemma-3-lower",
-        "gatmiry-lemma-4-bound",
-        "gatmiry-theorem-1-lower",
-        "gatmiry-theorem-5-bound",
-        "gatmiry-theorem-7-bound",
+        LOWER,
+        ("lemma-3-lower", "lemma-4-bound", "theorem-1-lower", "theorem-5-bound", "theorem-7-bound"),
+        "gatmiry-",
     ),
-    "Ding et al.": (
-        "ding-theorem-3-2-bound",
-        "ding-theorem-3-2-convex",
-        "ding-theorem-3-3-norm-gap",
-        "ding-theorem-3-3-imbalance",
-        "ding-hadamard-bound",
+    "Other papers, upper bounds": (
+        UPPER,
+        ("ding-theorem-3-3-norm-gap", "ding-theorem-3-3-imbalance", "marion-flow-end", "kamber-upper-bound"),
+        "",
     ),
-    "Marion & Chizat; Kamber & Parhi": (
-        "marion-theorem-1",
-        "marion-minimiser-bound",
-        "marion-flow-end",
-        "kamber-upper-bound",
-        "kamber-smallest",
+    "Other papers, lower bounds": (
+        LOWER,
+        (
+            "ding-theorem-3-2-bound",
+            "ding-theorem-3-2-convex",
+            "ding-hadamard-bound",
+            "marion-theorem-1",
+            "kamber-smallest",
+        ),
+        "",
     ),
 }
 DYNAMICS = {
@@ -72,19 +70,18 @@ def _quantiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _bounds(tables: Mapping[str, xr.Dataset]) -> Figure | None:
     panels = []
-    for title, keys in BOUNDS.items():
+    for title, (limits, names, prefix) in BOUNDS.items():
         series = []
-        for key in keys:
-            table = tables.get(key)
+        for name in names:
+            table = tables.get(prefix + name)
             if table is None:
                 continue
             inside = table.applies.values & (table.predicted.values > 0) & (table.measured.values > 0)
             share, ratio = _quantiles((table.measured.values / np.where(inside, table.predicted.values, 1))[inside])
             if ratio.size:
-                name = key.split("-", 1)[1] if title != "Marion & Chizat; Kamber & Parhi" else key
-                series.append(Series(f"{name} ({ENTRIES[key].kind})", share, ratio))
+                series.append(Series(name, share, np.clip(ratio, *limits)))
         if series:
-            y = Axis("measured / predicted", log=True)
+            y = Axis("measured / predicted", log=True, limits=limits)
             panels.append(Panel(title, Axis("share of instances"), y, tuple(series), (ReferenceLine("equality", 1.0),)))
     if not panels:
         return None
