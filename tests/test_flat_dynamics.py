@@ -48,6 +48,7 @@ RULES = {
     "penalised": lambda r: PenalisedGradientDescent(r, RIDGE, 3 * r, momentum=0.4),
 }
 LAWS = [pytest.param(k, marks=() if k not in ("gd", "sgd", "label noise") else pytest.mark.long) for k in RULES]
+FAST = [pytest.param(k, marks=() if k in ("sam", "penalised") else pytest.mark.long) for k in RULES]
 NEW = ("sam", "stochastic sam", "normalised", "penalised")
 STOCHASTIC = ("sgd", "label noise", "stochastic sam")
 
@@ -108,7 +109,7 @@ def test_chunks_resumption_and_keys(kind, key, tmp_path):
     assert same_bits(whole.params, other.params) == (kind not in STOCHASTIC)
 
 
-@pytest.mark.parametrize("kind", LAWS)
+@pytest.mark.parametrize("kind", FAST)
 def test_compiled_is_eager(kind, key):
     objective, params = product()
     rule = RULES[kind](RATE)
@@ -121,9 +122,9 @@ def test_compiled_is_eager(kind, key):
     np.testing.assert_allclose(state.params["v"], result.params["v"], rtol=1e-13)
 
 
-@pytest.mark.parametrize("kind", NEW)
+@pytest.mark.parametrize("kind", FAST)
 def test_a_sweep_is_a_loop_in_one_trace(kind, key):
-    objective, params = product(n=19 + NEW.index(kind))  # shapes of its own: nothing cached by other tests
+    objective, params = product(n=30 + list(RULES).index(kind))  # shapes of its own: nothing cached by other tests
     TRACES["full"] = TRACES["batch"] = 0
     rules = [RULES[kind](rate) for rate in (RATE, SECOND)]
     keys = jax.random.split(key, 2)
@@ -152,6 +153,7 @@ def test_type_of_params_is_kept_and_schedules_are_taken(kind, key):
     assert np.isfinite(np.asarray(result.params["u"])).all()
 
 
+@pytest.mark.long
 def test_without_radius_or_coefficient_it_is_plain_descent(key):
     objective, params = product()
     plain = train(objective, GradientDescent(0.02), params, steps=30, key=key)

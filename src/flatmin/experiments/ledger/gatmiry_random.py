@@ -43,7 +43,7 @@ def _rip_ladder(rng: Generator, count: int, rank: int, kind: str) -> tuple[np.nd
         family("Gaussian, rank 1", 40, quick=0, rank=1, kind="gaussian"),
         family("Bernoulli, rank 1", 40, quick=0, rank=1, kind="bernoulli"),
         family("Gaussian, rank 2", 40, quick=0, rank=2, kind="gaussian"),
-        family("Gaussian, full rank (exact)", 40, quick=20, rank=SIDE, kind="gaussian"),
+        family("Gaussian, full rank (exact)", 40, quick=12, rank=SIDE, kind="gaussian"),
     ),
     note=f"d₀ = d_L = {SIDE}, n = {', '.join(map(str, LADDER))}",
 )
