@@ -7,7 +7,7 @@ import pytest
 
 from flatmin import UsageError
 from flatmin.flatness import hessian_trace
-from flatmin.measurements import dense, gaussian, identity, rip_lower_estimate, scaled
+from flatmin.measurements import dense, gaussian, identity, scaled
 from flatmin.parameterizations import Balanced, deep_matrix
 from flatmin.problems import RecoveryProblem
 from flatmin.solvers import MinScaledNuclearNorm, solve
@@ -126,34 +126,12 @@ def test_statements_are_indexed():
         assert entry.assumptions
 
 
-def test_rip_estimate_against_a_grid():
-    """Rank-one X = u v^T in 2 x 2: all of them, on a fine grid of angles."""
-    op = gaussian(jax.random.key(8), 30, (2, 2))
-    angles = jnp.linspace(0, jnp.pi, 721)
-    units = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
-    energies = jnp.mean(jnp.einsum("iab,pa,qb->ipq", op.tensor, units, units) ** 2, axis=0)
-    estimate = rip_lower_estimate(op, jax.random.key(9), restarts=8, sweeps=40)
-    assert float(estimate.largest) == pytest.approx(float(energies.max()), rel=1e-4)
-    assert float(estimate.smallest) == pytest.approx(float(energies.min()), rel=1e-4)
-    assert float(estimate.delta) == pytest.approx(float(jnp.max(jnp.abs(energies - 1))), rel=1e-4)
-    assert 0 < float(estimate.agreement) <= 1
-
-
-def test_rip_constant_shrinks_with_measurements():
-    deltas = [
-        float(rip_lower_estimate(gaussian(jax.random.key(10), n, (4, 4)), jax.random.key(0)).delta) for n in (50, 5000)
-    ]
-    # sqrt((d0 + dL) / n): a factor 10 between the two
-    assert 4 < deltas[0] / deltas[1] < 30
-
-
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
         (lambda: theory.population_regulariser(1.0, 0, (2, 2)), "depth: got 0"),
         (lambda: theory.rip_nuclear_ratio(1, 0.1), "depth: got 1"),
         (lambda: theory.single_measurement_minimiser(jnp.eye(2), jnp.eye(3), 2), "expected equal square matrices"),
-        (lambda: rip_lower_estimate(identity((2, 2)), jax.random.key(0), restarts=0), "restarts: got 0"),
     ],
 )
 def test_errors(call, sentence):

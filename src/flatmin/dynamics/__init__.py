@@ -9,6 +9,10 @@ from flatmin.dynamics.descent import GradientDescent as GradientDescent
 from flatmin.dynamics.descent import LabelNoiseSGD as LabelNoiseSGD
 from flatmin.dynamics.descent import StochasticGradientDescent as StochasticGradientDescent
 from flatmin.dynamics.ensemble import train_ensemble as train_ensemble
+from flatmin.dynamics.flatness_seeking import NormalisedGradientDescent as NormalisedGradientDescent
+from flatmin.dynamics.flatness_seeking import PenalisedGradientDescent as PenalisedGradientDescent
+from flatmin.dynamics.flatness_seeking import SharpnessAwareDescent as SharpnessAwareDescent
+from flatmin.dynamics.flatness_seeking import StochasticSharpnessAware as StochasticSharpnessAware
 from flatmin.dynamics.flow import FlowHistory as FlowHistory
 from flatmin.dynamics.flow import FlowResult as FlowResult
 from flatmin.dynamics.flow import gradient_flow as gradient_flow

@@ -1,6 +1,8 @@
 """The protocol of a dynamics: a state, the randomness of a step, and the step."""
 
 import abc
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,6 +36,20 @@ class StepInfo(eqx.Module):
 
     loss: Float[Array, ""]
     learning_rate: Float[Array, ""]
+
+
+class SharedFunction(eqx.Module):
+    """A function that a rule calls; its arrays belong to no run and are shared by all runs of an ensemble.
+
+    Attributes:
+        fn: the function.
+    """
+
+    fn: Callable[..., Any]
+
+    def __call__(self, *args: Any) -> Any:
+        """`fn(*args)`."""
+        return self.fn(*args)
 
 
 class AbstractDynamics(eqx.Module):

@@ -10,8 +10,6 @@ that is, `optax.add_decayed_weights` then `optax.trace` then the step (PyTorch's
 arguments). Weight decay is the gradient of `(lambda/2) ||W||^2`, coupled, and not part of the reported loss.
 """
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -19,45 +17,9 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from flatmin._core import AbstractObjective
 from flatmin.dynamics._base import AbstractDynamics, DynamicsState, StepInfo
+from flatmin.dynamics._rule import Scalar, check_rule, descend, draw_batch, start
 from flatmin.dynamics.record import whole
 from flatmin.dynamics.schedule import AbstractSchedule, check_hyperparameter, hyperparameter, value_at
-
-Scalar = Float[Array, "..."]
-
-
-def _check(dynamics: "GradientDescent | StochasticGradientDescent | LabelNoiseSGD") -> None:
-    check_hyperparameter("learning_rate", dynamics.learning_rate, lambda x: x > 0, "positive finite value(s)")
-    check_hyperparameter("momentum", dynamics.momentum, lambda x: (x >= 0) & (x < 1), "0 <= momentum < 1")
-    check_hyperparameter("weight_decay", dynamics.weight_decay, lambda x: x >= 0, "finite value(s) >= 0")
-
-
-def _init(momentum: Scalar | None, params: PyTree) -> DynamicsState:
-    floats = eqx.filter(params, eqx.is_inexact_array)
-    velocity = None if momentum is None else jax.tree.map(jnp.zeros_like, floats)
-    return DynamicsState(params, jnp.zeros((), jnp.int32), velocity)
-
-
-def _descend(
-    dynamics: "GradientDescent | StochasticGradientDescent | LabelNoiseSGD",
-    loss: Callable[[PyTree], Float[Array, ""]],
-    state: DynamicsState,
-) -> tuple[DynamicsState, StepInfo]:
-    """The rule of the module's docstring, with the gradient of `loss`."""
-    value, direction = eqx.filter_value_and_grad(loss)(state.params)
-    floats, rest = eqx.partition(state.params, eqx.is_inexact_array)
-    velocity, decay, momentum = None, dynamics.weight_decay, dynamics.momentum
-    if decay is not None:
-        direction = jax.tree.map(lambda g, w: g + decay.astype(w.dtype) * w, direction, floats)
-    if momentum is not None:
-        direction = velocity = jax.tree.map(lambda v, g: momentum.astype(v.dtype) * v + g, state.buffers, direction)
-    floats = jax.tree.map(lambda w, v: w - value_at(dynamics.learning_rate, state.step, w.dtype) * v, floats, direction)
-    info = StepInfo(value, value_at(dynamics.learning_rate, state.step, value.dtype))
-    return DynamicsState(eqx.combine(floats, rest), state.step + 1, velocity), info
-
-
-def _batch(key: Key[Array, ""], batch_size: int, num_samples: int) -> Int[Array, " B"]:
-    # int32 in every precision mode: the same key draws the same samples
-    return jax.random.randint(key, (batch_size,), 0, num_samples, dtype=jnp.int32)
 
 
 class GradientDescent(AbstractDynamics):
@@ -74,11 +36,11 @@ class GradientDescent(AbstractDynamics):
     weight_decay: Scalar | None = eqx.field(converter=hyperparameter, default=None)
 
     def __check_init__(self):
-        _check(self)
+        check_rule(self)
 
     def init(self, params: PyTree) -> DynamicsState:
         """Step 0, zero velocity."""
-        return _init(self.momentum, params)
+        return start(self.momentum, params)
 
     def draw(self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype) -> tuple:
         """Nothing is random."""
@@ -91,7 +53,7 @@ class GradientDescent(AbstractDynamics):
         state: DynamicsState,
     ) -> tuple[DynamicsState, StepInfo]:
         """One step; one gradient of the full loss."""
-        return _descend(self, objective.loss, state)
+        return descend(self, objective.loss, state)
 
 
 class StochasticGradientDescent(AbstractDynamics):
@@ -112,22 +74,22 @@ class StochasticGradientDescent(AbstractDynamics):
     weight_decay: Scalar | None = eqx.field(converter=hyperparameter, default=None)
 
     def __check_init__(self):
-        _check(self)
+        check_rule(self)
         whole("batch_size", self.batch_size, 1)
 
     def init(self, params: PyTree) -> DynamicsState:
         """Step 0, zero velocity."""
-        return _init(self.momentum, params)
+        return start(self.momentum, params)
 
     def draw(self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype) -> Int[Array, " B"]:
         """The batch's indices, from the first half of the key."""
-        return _batch(jax.random.split(key)[0], self.batch_size, objective.num_samples)
+        return draw_batch(jax.random.split(key)[0], self.batch_size, objective.num_samples)
 
     def update(
         self, draws: Int[Array, " B"], objective: AbstractObjective, state: DynamicsState
     ) -> tuple[DynamicsState, StepInfo]:
         """One step; one gradient of a batch of B samples."""
-        return _descend(self, lambda params: objective.batch_loss(params, draws, None), state)
+        return descend(self, lambda params: objective.batch_loss(params, draws, None), state)
 
 
 class LabelNoiseSGD(AbstractDynamics):
@@ -153,20 +115,20 @@ class LabelNoiseSGD(AbstractDynamics):
     weight_decay: Scalar | None = eqx.field(converter=hyperparameter, default=None)
 
     def __check_init__(self):
-        _check(self)
+        check_rule(self)
         whole("batch_size", self.batch_size, 1)
         check_hyperparameter("noise", self.noise, lambda x: x >= 0, "finite value(s) >= 0")
 
     def init(self, params: PyTree) -> DynamicsState:
         """Step 0, zero velocity."""
-        return _init(self.momentum, params)
+        return start(self.momentum, params)
 
     def draw(
         self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype
     ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
         """The batch's indices and a standard normal for each, from the two halves of the key."""
         batch_key, noise_key = jax.random.split(key)
-        indices = _batch(batch_key, self.batch_size, objective.num_samples)
+        indices = draw_batch(batch_key, self.batch_size, objective.num_samples)
         return indices, jax.random.normal(noise_key, (self.batch_size,), dtype)
 
     def update(
@@ -178,4 +140,4 @@ class LabelNoiseSGD(AbstractDynamics):
         """One step; one gradient of a batch of B samples."""
         indices, normals = draws
         shift = value_at(self.noise, state.step, normals.dtype) * normals
-        return _descend(self, lambda params: objective.batch_loss(params, indices, shift), state)
+        return descend(self, lambda params: objective.batch_loss(params, indices, shift), state)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from flatmin._core import AbstractObjective, UsageError
-from flatmin.dynamics._base import AbstractDynamics
+from flatmin.dynamics._base import AbstractDynamics, SharedFunction
 from flatmin.dynamics._run import Model, Progress, TrainResult, run, strong
 from flatmin.dynamics.checkpoint import Checkpoint
 from flatmin.dynamics.record import Record
@@ -32,9 +32,11 @@ def run_axes(dynamics: AbstractDynamics) -> PyTree[bool]:
         if isinstance(leaf, AbstractSchedule):
             shared = jax.tree.map(lambda _: False, leaf)
             return eqx.tree_at(lambda s: s.values, shared, leaf.values.ndim > 1)
+        if isinstance(leaf, SharedFunction):
+            return jax.tree.map(lambda _: False, leaf)
         return eqx.is_array(leaf) and leaf.ndim > 0
 
-    return jax.tree.map(mask, dynamics, is_leaf=lambda leaf: isinstance(leaf, AbstractSchedule))
+    return jax.tree.map(mask, dynamics, is_leaf=lambda leaf: isinstance(leaf, AbstractSchedule | SharedFunction))
 
 
 def train_ensemble(

@@ -39,5 +39,7 @@ from flatmin.measurements.rank_one import symmetric_rank_one as symmetric_rank_o
 from flatmin.measurements.regression import RegressionMeasurements as RegressionMeasurements
 from flatmin.measurements.regression import regression as regression
 from flatmin.measurements.rip import RipEstimate as RipEstimate
+from flatmin.measurements.rip import rip_exact as rip_exact
 from flatmin.measurements.rip import rip_lower_estimate as rip_lower_estimate
+from flatmin.measurements.rip import rip_profile as rip_profile
 from flatmin.measurements.selected import SelectedMeasurements as SelectedMeasurements

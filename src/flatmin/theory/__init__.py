@@ -2,6 +2,7 @@
 
 from flatmin.theory import ding2022 as ding2022
 from flatmin.theory import gatmiry2023 as gatmiry2023
+from flatmin.theory import implicit_drift as implicit_drift
 from flatmin.theory import kamber2025 as kamber2025
 from flatmin.theory import marion2024 as marion2024
 from flatmin.theory import mulayoff2023 as mulayoff2023

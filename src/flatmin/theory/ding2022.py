@@ -55,8 +55,9 @@ def flat_factors(
     Args:
         measurements: A.
         matrix: M, shape (d1, d2).
-        width: k, the columns of the factors; columns beyond the rank are zero.
-        rank_tolerance: singular values of `D_1 M D_2` below this fraction of the largest count as zero.
+        width: k, the columns of the factors; columns beyond the numerical rank are zero.
+        rank_tolerance: a width is refused when more than so many singular values of `D_1 M D_2` exceed this fraction
+            of the largest. Smaller ones are kept as far as the width allows: D_1 and D_2 may hide what M needs.
 
     Returns:
         L of shape (d1, k) and R of shape (d2, k), `L R^T = M`.
@@ -75,11 +76,12 @@ def flat_factors(
         raise UsageError(
             f"width: got k = {width}, below the rank {rank} of the matrix; its factors need k >= {rank}: raise it"
         )
-    root = jnp.sqrt(s[:rank])[None, :]
-    pad = ((0, 0), (0, width - rank))
+    kept = min(width, int(jnp.sum(s > max(matrix.shape) * jnp.finfo(s.dtype).eps * s[0])))
+    root = jnp.sqrt(s[:kept])[None, :]
+    pad = ((0, 0), (0, width - kept))
     return (
-        jnp.pad(jnp.linalg.solve(left, U[:, :rank] * root), pad),
-        jnp.pad(jnp.linalg.solve(right, Vt[:rank].T * root), pad),
+        jnp.pad(jnp.linalg.solve(left, U[:, :kept] * root), pad),
+        jnp.pad(jnp.linalg.solve(right, Vt[:kept].T * root), pad),
     )
 
 
