@@ -12,7 +12,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -39,8 +39,9 @@ from flatmin.dynamics.zero_loss import (
 LOSS_TOLERANCE = 5e-17  # to which the retraction works
 LOSS_LIMIT = 1e-16  # above which a step is refused
 FORMED_LIMIT = 1500  # measurements up to which the kernel is formed, to make conjugate gradients short
+FIRST_STEP = 0.3  # of the step whose displacement is sqrt(rtol) of the params
 LIGHT_FROM = 2**20  # numbers in the residual map from which slopes are computed in single precision
-FORMING = 0.2  # what forming the kernel costs, in products with it a measurement: it is done in blocks
+FORMING = 0.1  # what forming the kernel costs, in products with it a measurement: it is done in blocks
 
 KernelSolve = Literal["auto", "cg", "preconditioned"]
 
@@ -57,9 +58,9 @@ class TraceFlowResult:
         losses: the loss at them, after the retraction.
         seconds: wall time at them, compilation included.
         records: name -> `FlowHistory`, at time 0, at `save_at` and at the end.
-        outcome: `converged` (projected gradient below the tolerance), `completed` (`max_time` reached), `max_iterations`,
-            `stalled` (the step size fell below rounding, or the retraction no longer reaches zero loss: the set is
-            singular there).
+        outcome: `converged` (projected gradient below the tolerance), `completed` (`max_time` reached, or what `until`
+            waits for), `max_iterations`, `stalled` (the step size fell below rounding, or the retraction no longer
+            reaches zero loss: the set is singular there).
         stationarity: `||P_T grad tr|| / ||grad tr||` at the end.
         start_loss: the loss of the given point; where it is not zero, the flow begins at its retraction.
         projected_start: whether the given point had to be brought to the set first.
@@ -212,8 +213,8 @@ def trace_flow(
         save_at: increasing times; the steps end on each.
         rtol: error of a step, relative to the norm of the params.
         max_steps: budget of steps, refused ones included.
-        kernel_solve: `"cg"` never forms `J J^T`; `"preconditioned"` forms it now and then (m^2 numbers) as an approximate
-            inverse that makes conjugate gradients short; `"auto"` does so up to m = 1500.
+        kernel_solve: `"cg"` never forms `J J^T`; `"preconditioned"` forms it now and then (m^2 numbers), for an
+            approximate inverse that makes conjugate gradients short; `"auto"` does so up to m = 1500.
         precision: of the slopes; `"auto"` takes single precision from a million numbers in the residual map on.
         until: stop as soon as `until(trace)` is true, as `completed`.
         throw: raise on any outcome but success.
@@ -246,49 +247,37 @@ def trace_flow(
     point, start_loss = walker.begin(params)
     measured = {name: [(0.0, jax.device_get(_value(fn, point)))] for name, fn in (records or {}).items()}
     path = [(0.0, float(_value(trace, point)), walker.loss, time.perf_counter() - started)]
-    now, step, rejected, accepted = 0.0, None, 0, 0
-    slope, guess, share = walker.slope(point, None)
-    outcome = Outcome.max_iterations
+    now, step, rejected, accepted = 0.0, 0.0, 0, 0
+    here = walker.slope(point, None)
+    step = FIRST_STEP * math.sqrt(rtol) * float(tree_norm(point)) / max(float(tree_norm(here.slope)), 1e-300)
     targets = [*stops, max_time]
     while True:
-        if share <= tolerance:
+        if here.share <= tolerance:
             outcome = Outcome.converged
             break
         if now >= max_time or (until is not None and until(path[-1][1])):
             outcome = Outcome.completed
             break
         if accepted + rejected >= max_steps:
+            outcome = Outcome.max_iterations
             break
-        size = float(tree_norm(point))
-        if step is None:
-            step = math.sqrt(rtol) * 0.3 * size / float(tree_norm(slope))
         stop = next(t for t in targets if t > now)
         wished = min(step, stable_radius(MOST_STAGES) / max(walker.radius, 1e-300))
         clipped = now + wished * (1 + 1e-6) >= stop
         taken = stop - now if clipped else wished
-        if now + taken <= now:
+        if taken <= 1e-13 * now:
             outcome = Outcome.stalled
             break
         before = walker.products
-        tried = walker.step(point, slope, guess, taken)
-        new, moved = tried.params, jax.tree.map(jnp.subtract, tried.params, point)
-        sound = bool(np.isfinite(tried.loss)) and tried.loss <= LOSS_LIMIT
-        error, factor = math.inf, 0.25
-        if sound:
-            new_slope, new_guess, new_share = walker.slope(new, guess)
-            error = float(_error(jnp.asarray(taken), cast(moved, walker.dtype), slope, new_slope)) / (rtol * size)
-            factor = min(4.0, max(0.2, 0.8 * error ** (-1 / 3))) if error > 0 else 4.0
-        if not sound or not error <= 1:
-            rejected += 1
-            step = taken * (factor if math.isfinite(error) else 0.25)
+        new, error = walker.attempt(point, here, taken)
+        error /= rtol * float(tree_norm(point))
+        factor = min(4.0, max(0.2, 0.8 * error ** (-1 / 3))) if error > 0 else 4.0
+        if new is None or not error <= 1:
+            rejected, step = rejected + 1, taken * (factor if math.isfinite(error) else 0.25)
             walker.radius *= 1.3
-            if step < 1e-12 * max(now, 1e-300) and now > 0:
-                outcome = Outcome.stalled
-                break
             continue
-        accepted, now, point = accepted + 1, stop if clipped else now + taken, new
-        walker.loss = tried.loss
-        slope, guess, share = new_slope, new_guess, new_share
+        accepted, now = accepted + 1, stop if clipped else now + taken
+        point, here, walker.loss = new.params, new.there, new.loss
         step = max(step, taken * factor) if clipped else taken * factor
         path.append((now, float(_value(trace, point)), walker.loss, time.perf_counter() - started))
         if clipped and now in stops:
@@ -305,7 +294,7 @@ def trace_flow(
         *columns,
         records={name: _history(samples) for name, samples in measured.items()},
         outcome=outcome,
-        stationarity=share,
+        stationarity=here.share,
         start_loss=start_loss,
         projected_start=start_loss > LOSS_LIMIT,
         accepted=accepted,
@@ -382,7 +371,7 @@ class _Walker:
         if self._excess > FORMING * self._size:
             self.form(params)
 
-    def slope(self, params: PyTree, guess: Array | None) -> tuple[PyTree, Array, float]:
+    def slope(self, params: PyTree, guess: Array | None) -> "_Slope":
         """Slope, multipliers and stationarity."""
         light = cast(params, self.dtype)
         if guess is None:
@@ -390,19 +379,18 @@ class _Walker:
         value, multipliers, count, share = _slope(self.field, light, self.inverse, guess, self.solve_tolerance)
         self.slopes += 1
         self.products += int(count)
-        return value, multipliers, float(share)
+        return _Slope(value, multipliers, float(share))
 
-    def step(self, params: PyTree, slope: PyTree, guess: Array, length: float) -> Retraction:
-        """One Runge-Kutta-Chebyshev step and the way back to the set."""
+    def attempt(self, params: PyTree, here: "_Slope", length: float) -> tuple["_Attempt | None", float]:
+        """One Runge-Kutta-Chebyshev step and the way back to the set; None if that is not reached. With its error."""
         stages = stages_for(1.2 * length * self.radius)
         table = np.zeros((MOST_STAGES, 5))
         table[:stages] = coefficients(stages)
-        start = cast(params, self.dtype)
         end, radius, count = _stages(
             self.field,
-            start,
-            slope,
-            guess,
+            cast(params, self.dtype),
+            here.slope,
+            here.multipliers,
             self.inverse,
             jnp.asarray(length, self.dtype),
             jnp.asarray(table, self.dtype),
@@ -415,4 +403,32 @@ class _Walker:
             self.radius = max(0.9 * self.radius, float(radius))
         back = _retract(self.residual, tree_add(params, 1.0, end), self._light, self.inverse)
         self.products += int(back.iterations)
-        return Retraction(back.params, float(back.loss), int(back.steps), int(back.iterations))  # type: ignore[arg-type]
+        loss = float(back.loss)
+        if not loss <= LOSS_LIMIT:
+            return None, math.inf
+        there = self.slope(back.params, here.multipliers)
+        moved = cast(jax.tree.map(jnp.subtract, back.params, params), self.dtype)
+        error = float(_error(jnp.asarray(length, self.dtype), moved, here.slope, there.slope))
+        return _Attempt(back.params, there, loss), error
+
+
+class _Slope(NamedTuple):
+    """The slope at a point.
+
+    Attributes:
+        slope: `-P_T grad tr`, in the precision of the slopes.
+        multipliers: `(J J^T)^+ J grad tr`.
+        share: `||P_T grad tr|| / ||grad tr||`.
+    """
+
+    slope: PyTree
+    multipliers: Array
+    share: float
+
+
+class _Attempt(NamedTuple):
+    """The end of a step, on the set."""
+
+    params: PyTree
+    there: _Slope
+    loss: float

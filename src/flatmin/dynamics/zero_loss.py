@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 Residual = Callable[[PyTree], Float[Array, " m"]]
 BLOCK = 64  # columns of the kernel formed at the same time
-RIDGE = 64  # the inverse is that of K + RIDGE eps lambda_max I, which bounds it where K is singular
+RIDGE = {"float64": 1e-8, "float32": 1e-5}  # of lambda_max, added to K before it is inverted: K may be singular
 
 
 class Projection(NamedTuple):
@@ -164,10 +164,12 @@ def retract(
     light: Residual | None = None,
     inverse: Float[Array, "m m"] | None = None,
     tolerance: float | Array = 1e-17,
-    max_steps: int = 12,
+    max_steps: int = 40,
     max_iterations: int = 1000,
 ) -> Retraction:
     """The nearest point of zero loss, to first order: Gauss-Newton steps `W <- W - J^T (J J^T)^+ r(W)`.
+
+    They are shortened where a whole one would raise the loss.
 
     Args:
         residual: the map r(params) -> (m,).
@@ -175,7 +177,7 @@ def retract(
         light: the same map in single precision, for the solves; the residuals themselves are those of `residual`.
         inverse: an approximate inverse of `J J^T`, see `kernel_inverse`.
         tolerance: of the loss, the mean of squared residuals.
-        max_steps: Gauss-Newton steps at most; it also stops where a step no longer halves the loss.
+        max_steps: Gauss-Newton steps at most; it also stops where a whole step no longer halves the loss.
         max_iterations: of conjugate gradients, a step.
 
     Returns:
@@ -183,11 +185,12 @@ def retract(
     """
 
     def wanted(state):
-        _, r, loss, before, step, _ = state
-        return (loss > tolerance) & (step < max_steps) & (loss < 0.5 * before)
+        _, _, loss, before, length, step, _ = state
+        moving = (loss < 0.5 * before) | (length < 1)
+        return (loss > tolerance) & (step < max_steps) & moving & (length > 1e-3)
 
     def body(state):
-        point, r, loss, _, step, total = state
+        point, r, loss, before, length, step, total = state
         size = jnp.linalg.norm(r)
         if light is None:
             inner, where, scaled = residual, point, r / size
@@ -198,18 +201,20 @@ def retract(
         multipliers, count, _ = conjugate_gradients(
             lambda y: forward(backward(y)), scaled, jnp.zeros_like(scaled), inverse, 1e-4, max_iterations
         )
-        new = tree_add(point, -size, backward(multipliers))
+        new = tree_add(point, -length * size, backward(multipliers))
         new_r = residual(new)
         new_loss = jnp.mean(new_r**2)
         better = new_loss < loss
         kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), (new, new_r), (point, r))
-        return *kept, jnp.where(better, new_loss, loss), loss, step + 1, total + count
+        new_loss, before = jnp.where(better, new_loss, loss), jnp.where(better, loss, before)
+        length = jnp.where(better, jnp.minimum(1.0, 2 * length), length / 4)
+        return *kept, new_loss, before, length, step + 1, total + count
 
     r = residual(params)
     loss = jnp.mean(r**2)
     zero = jnp.zeros((), jnp.int32)
-    point, _, loss, _, steps, total = jax.lax.while_loop(
-        wanted, body, (params, r, loss, jnp.full_like(loss, jnp.inf), zero, zero)
+    point, _, loss, _, _, steps, total = jax.lax.while_loop(
+        wanted, body, (params, r, loss, jnp.full_like(loss, jnp.inf), jnp.ones_like(loss), zero, zero)
     )
     return Retraction(point, loss, steps, total)
 
@@ -232,7 +237,7 @@ def formed_kernel(residual: Residual, params: PyTree) -> Float[Array, "m m"]:
 
 
 def kernel_inverse(kernel: Float[Array, "m m"]) -> Float[Array, "m m"]:
-    """An inverse of `K + c I`, c some units of rounding of the largest eigenvalue, to start conjugate gradients from.
+    """An inverse of `K + c I`, c a small part of the largest eigenvalue, to start conjugate gradients from.
 
     Args:
         kernel: `J J^T` at a point.
@@ -242,7 +247,7 @@ def kernel_inverse(kernel: Float[Array, "m m"]) -> Float[Array, "m m"]:
     """
     size = kernel.shape[0]
     largest = jnp.max(jnp.sum(jnp.abs(kernel), axis=1))
-    ridge = RIDGE * jnp.finfo(kernel.dtype).eps * largest + jnp.finfo(kernel.dtype).tiny
+    ridge = RIDGE[str(kernel.dtype)] * largest + jnp.finfo(kernel.dtype).tiny
     factor = jax.scipy.linalg.cho_factor(kernel + ridge * jnp.eye(size, dtype=kernel.dtype))
     inverse = jax.scipy.linalg.cho_solve(factor, jnp.eye(size, dtype=kernel.dtype))
     return (inverse + inverse.T) / 2

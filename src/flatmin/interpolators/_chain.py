@@ -65,7 +65,7 @@ class Chain:
 
     @property
     def size(self) -> int:
-        """r."""
+        """R."""
         return self.first.shape[0]
 
 
@@ -144,10 +144,7 @@ def minimise_chain(
     """
     roots = [np.array(R, dtype=float) for R in start]
     inverses = [np.linalg.inv(R) for R in roots]
-    middles = [
-        np.matmul(np.matmul(roots[j + 1].T, chain.middle), inverses[j].T) if chain.depth > 2 else None
-        for j in range(chain.depth - 2)
-    ]
+    middles = [roots[j + 1].T @ chain.middle @ inverses[j].T for j in range(chain.depth - 2)]
     point = _Point(_congruent(roots[0].T, chain.first), middles, _congruent(inverses[-1], chain.last))
     for _ in range(sweeps):
         for layer in range(chain.depth - 1):
@@ -183,9 +180,7 @@ def minimise_chain(
             break
         point, roots = tried, _follow(roots, [length * h for h in H])
     curvature, error = _smallest_curvature(point)
-    return ChainResult(
-        point.value, tuple(roots), _norm(point.gradient), curvature, error, iterations, outcome
-    )
+    return ChainResult(point.value, tuple(roots), _norm(point.gradient), curvature, error, iterations, outcome)
 
 
 def gap_bound(result: ChainResult) -> float:
@@ -309,7 +304,7 @@ def _smallest_curvature(point: _Point) -> tuple[float, float]:
 
     operator = LinearOperator((size, size), matvec=lambda v: _pack(point.hessian(_unpack(v.ravel(), r))))  # type: ignore[call-arg]
     try:
-        values, vectors = eigsh(operator, k=1, which="SA", ncv=60, maxiter=60, tol=1e-3)
+        values, vectors = eigsh(operator, k=1, which="SA", ncv=60, maxiter=60, tol=1e-3)  # pyright: ignore[reportArgumentType]
     except ArpackNoConvergence:
         return np.nan, np.nan
     residual = np.linalg.norm(operator @ vectors[:, 0] - values[0] * vectors[:, 0])

@@ -8,11 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flatmin._core import JobError, Outcome, UsageError, as_real, check_finite, check_positive, check_shape, require_float64
-from flatmin.flattest._chain import Chain, ChainResult, gap_bound, minimise_chain
+from flatmin._core import (
+    JobError,
+    Outcome,
+    UsageError,
+    as_real,
+    check_finite,
+    check_positive,
+    check_shape,
+    require_float64,
+)
+from flatmin.interpolators._chain import Chain, ChainResult, gap_bound, minimise_chain
 from flatmin.measurements import AbstractMeasurements, col_gram, right_vector, row_gram
 from flatmin.parameterizations import DeepMatrix
-from flatmin.theory.gatmiry2023 import single_measurement_regulariser
+from flatmin.theory.gatmiry2023 import depth_two_regulariser, single_measurement_regulariser
 
 LowerKind = Literal["geodesic convexity", "closed form", "single measurements", "none"]
 ROUNDING = 50  # units of rounding of the value, times the longest sum
@@ -24,13 +33,13 @@ class InducedRegulariser:
 
     Attributes:
         value: the trace at `factors`: an upper end.
-        lower: a lower end; `-inf` never: 0 where nothing better is known.
-        lower_kind: `"geodesic convexity"` (proved from the gradient and the smallest curvature), `"closed form"` (depth 1
-            and 2, one measurement), `"single measurements"` (the mean of the values of one measurement at a time, [G,
-            Thm 7]; valid, seldom sharp) or `"none"`.
+        lower: a lower end, 0 where nothing better is known.
+        lower_kind: `"geodesic convexity"` (proved from the gradient and the smallest curvature), `"closed form"` (depth
+            1 and 2, one measurement), `"single measurements"` (the mean of the values of one measurement at a time,
+            [G, Thm 7]; valid, seldom sharp) or `"none"`.
         factors: `(W_1, ..., W_L)` of inner width r; `at_widths` carries them to others.
-        attained: False if `factors` multiply to the part of M that the measurements see, `range(D_out)` and `range(D_in)`,
-            and not to M: then the value is approached on the fibre, by factors that grow without bound.
+        attained: False if `factors` multiply to the part of M that the measurements see, `range(D_out)` and
+            `range(D_in)`, and not to M: then the value is approached on the fibre, by factors that grow without bound.
         rank: r, of that part; singular values above `rank_tolerance`.
         rank_tolerance: what counted as zero.
         gradient: Riemannian gradient over the value; 0 at the minimum.
@@ -98,7 +107,8 @@ class InducedRegulariser:
         """
         if not self.outcome.success:
             raise JobError(
-                f"induced_regulariser: {self.outcome.value} (the value lies between {self.lower:.6g} and {self.value:.6g})"
+                f"induced_regulariser: {self.outcome.value} (the value lies between {self.lower:.6g} and "
+                f"{self.value:.6g})"
             )
         return self
 
@@ -113,14 +123,15 @@ def induced_regulariser(
     max_iterations: int = 100,
     throw: bool = False,
 ) -> InducedRegulariser:
-    """`F(M) = inf { tr H(W) : W_L ... W_1 = M }`, `H` the Hessian of `(1/m) sum (<A_i, E(W)> - b_i)^2` at zero residual.
+    """`F(M) = inf { tr H(W) : W_L ... W_1 = M }`, H the Hessian of `(1/m) sum (<A_i, E(W)> - b_i)^2` at zero residual.
 
     What no measurement sees of M (left of `range(D_out)`, right of `range(D_in)`) costs nothing, in the limit; it is
-    projected away first. The problem over one fibre is geodesically convex in the Gram matrices of the left products, so that the value is
-    global, whatever the measurements and the depth, and does not depend on the hidden widths as long as these are at
-    least rank(M). It is homogeneous of degree `2 (L-1)/L` in M and of degree 2 in the measurements. At depth 2 it is
-    `4 ||D_out^{1/2} M D_in^{1/2}||_*` [G, Thm 5], with one measurement `2 L sum_j s_j((A^T M)^{L-1} A^T)^{2/L}` [G, Thm
-    7], and where `(1/m) sum <A_i, X>^2 = ||X||_F^2` it is `2 L (d_0 d_L)^{1/L} ||M||_*^{2(L-1)/L}` [G, Lemma 4].
+    projected away first. The problem over one fibre is geodesically convex in the Gram matrices of the left products,
+    so that the value is global, whatever the measurements and the depth, and does not depend on the hidden widths as
+    long as these are at least rank(M). It is homogeneous of degree `2 (L-1)/L` in M and of degree 2 in the
+    measurements. At depth 2 it is `4 ||D_out^{1/2} M D_in^{1/2}||_*` [G, Thm 5], with one measurement
+    `2 L sum_j s_j((A^T M)^{L-1} A^T)^{2/L}` [G, Thm 7], and where `(1/m) sum <A_i, X>^2 = ||X||_F^2` it is
+    `2 L (d_0 d_L)^{1/L} ||M||_*^{2(L-1)/L}` [G, Lemma 4].
 
     Args:
         measurements: the operator, in float64.
@@ -163,9 +174,7 @@ def _solve(op, M, depth, tolerance, rank_tolerance, max_iterations) -> InducedRe
     exact = {"gradient": 0.0, "curvature": np.nan, "curvature_error": np.nan, "iterations": 0}
     if depth == 1:
         value = 2 / m * float(jnp.trace(row_gram(op)))
-        return InducedRegulariser(
-            value, value, "closed form", (M,), outcome=Outcome.converged, **common, **exact
-        )
+        return InducedRegulariser(value, value, "closed form", (M,), outcome=Outcome.converged, **common, **exact)
     if r == 0:
         shapes = [(0, M.shape[1]), *[(0, 0)] * (depth - 2), (M.shape[0], 0)]
         nothing = tuple(np.zeros(shape) for shape in shapes)
@@ -219,7 +228,7 @@ def _kraus(op: AbstractMeasurements, U: np.ndarray, N: np.ndarray) -> Float[np.n
     right = jax.lax.map(lambda v: right_vector(op, v), jnp.asarray(N.T))  # (r, m, d1)
     middle = np.einsum("da,bid->iab", U, np.asarray(right), optimize=True)
     if len(middle) > r * r:
-        middle = np.linalg.qr(middle.reshape(-1, r * r), mode="r").reshape(r * r, r, r)
+        middle = np.asarray(np.linalg.qr(middle.reshape(-1, r * r), mode="r")).reshape(r * r, r, r)
     return middle
 
 
@@ -240,8 +249,6 @@ def _lower_end(op, M, depth, value, certified) -> tuple[float, LowerKind]:
 
 
 def _depth_two(op: AbstractMeasurements, M: np.ndarray) -> float:
-    from flatmin.theory.gatmiry2023 import depth_two_regulariser
-
     return float(depth_two_regulariser(op, jnp.asarray(M)))
 
 
