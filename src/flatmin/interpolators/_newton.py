@@ -84,8 +84,8 @@ class _Path:
     def __init__(self, model: Model, factors: Layers):
         self.model, self.shapes = model, [W.shape for W in factors]
         tiny = np.finfo(float).tiny
-        self.enough = 1e-20 * max(model.energy, tiny)
-        self.limit = 1e-14 * max(model.energy, tiny)
+        self.enough = 1e-26 * max(model.energy, tiny)
+        self.limit = 1e-18 * max(model.energy, tiny)
 
     def layers(self, flat: np.ndarray) -> Layers:
         return unflatten(flat, self.shapes)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +20,9 @@ from flatmin._core import (
     require_float64,
 )
 from flatmin.interpolators._chain import Chain, ChainResult, gap_bound, minimise_chain
-from flatmin.measurements import AbstractMeasurements, col_gram, right_vector, row_gram
+from flatmin.measurements import AbstractMeasurements, col_gram, materialise, right_vector, row_gram
 from flatmin.parameterizations import DeepMatrix
-from flatmin.theory.gatmiry2023 import depth_two_regulariser, single_measurement_regulariser
+from flatmin.theory.gatmiry2023 import depth_two_regulariser
 
 LowerKind = Literal["geodesic convexity", "closed form", "single measurements", "none"]
 ROUNDING = 50  # units of rounding of the value, times the longest sum
@@ -222,11 +223,19 @@ def _symmetric(S: np.ndarray) -> np.ndarray:
     return (S + S.T) / 2
 
 
+@eqx.filter_jit
+def _right_vectors(op: AbstractMeasurements, vectors: Float[Array, "k d2"]) -> Float[Array, "k m d1"]:
+    return jax.lax.map(lambda v: right_vector(op, v), vectors)
+
+
 def _kraus(op: AbstractMeasurements, U: np.ndarray, N: np.ndarray) -> Float[np.ndarray, "k r r"]:
     """`U^T A_i N`, at most r^2 of them: any list with the same second moments gives the same trace."""
     r = U.shape[1]
-    right = jax.lax.map(lambda v: right_vector(op, v), jnp.asarray(N.T))  # (r, m, d1)
-    middle = np.einsum("da,bid->iab", U, np.asarray(right), optimize=True)
+    # padded to full width: the number of columns is no new compilation
+    padded = np.zeros((min(op.matrix_shape), op.matrix_shape[1]))
+    padded[:r] = N.T
+    right = np.asarray(_right_vectors(op, jnp.asarray(padded)))[:r]  # (r, m, d1)
+    middle = np.einsum("da,bid->iab", U, right, optimize=True)
     if len(middle) > r * r:
         middle = np.asarray(np.linalg.qr(middle.reshape(-1, r * r), mode="r")).reshape(r * r, r, r)
     return middle
@@ -253,14 +262,39 @@ def _depth_two(op: AbstractMeasurements, M: np.ndarray) -> float:
 
 
 def _single(op: AbstractMeasurements, M: np.ndarray, depth: int) -> float:
-    return float(single_measurement_regulariser(op.adjoint(jnp.ones(1)), jnp.asarray(M), depth))
+    return float(single_measurement_values(op, M, depth, slack=10.0)[0])
 
 
 def _mean_of_single(op: AbstractMeasurements, M: np.ndarray, depth: int) -> float:
     """`(1/m) sum_i F_i(M) <= F(M)`: the smallest of a sum is at least the sum of the smallest."""
-    units = jnp.eye(op.num_measurements)
-    value = jax.lax.map(lambda e: single_measurement_regulariser(op.adjoint(e), jnp.asarray(M), depth), units)
-    return float(jnp.mean(value))
+    return float(np.mean(single_measurement_values(op, M, depth, slack=10.0)))
+
+
+def single_measurement_values(
+    op: AbstractMeasurements, M: np.ndarray, depth: int, *, slack: float = 0.0
+) -> Float[np.ndarray, " m"]:
+    """`F_i(M) = 2 L sum_j s_j((A_i^T M)^{L-1} A_i^T)^{2/L}` of each measurement alone [G, Thm 7].
+
+    Args:
+        op: the measurements.
+        M: the matrix. Only rank(M) singular values are summed: the others are zero, and their rounding to the power 2/L
+            would not be small.
+        depth: L.
+        slack: so many units of rounding of the largest are taken off each singular value, for a lower end.
+
+    Returns:
+        One value a measurement.
+    """
+    A = np.asarray(materialise(op))
+    rank = int(np.linalg.matrix_rank(M)) if np.any(M) else 0
+    powers = A.transpose(0, 2, 1)
+    step = A.transpose(0, 2, 1) @ M
+    for _ in range(depth - 1):
+        powers = step @ powers
+    s = np.linalg.svd(powers, compute_uv=False)
+    if slack:
+        s = np.maximum(s - slack * max(M.shape) * np.finfo(float).eps * s[:, :1], 0)
+    return 2 * depth * np.sum(s[:, :rank] ** (2 / depth), axis=1)
 
 
 def _factors(found: ChainResult, U: np.ndarray, N: np.ndarray, unit: float, depth: int) -> tuple[np.ndarray, ...]:
