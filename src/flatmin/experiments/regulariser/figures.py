@@ -84,8 +84,8 @@ def _errors(spec: ExploreRegulariser, fits: Fits) -> Figure:
         "Errors of the candidates",
         _setting(spec)
         + "Root mean square of log(F / candidate) over the half of the matrices that was not fitted. A candidate that "
-        "vanishes where F does not is not drawn; errors below 10⁻⁴ are drawn at 10⁻⁴. ν is the mean squared entry of the "
-        "measurements, F_i the value for measurement i alone.",
+        "vanishes where F does not is not drawn; errors below 10⁻⁴ are drawn at 10⁻⁴. ν is the mean squared entry of "
+        "the measurements, F_i the value for measurement i alone.",
         tuple(panels),
         columns=2,
     )
