@@ -24,6 +24,17 @@ ALLOWED = {
     "diagnosis": {"_core", "measurements", "solvers", "theory"},
     # a flow that stops asks for the curvature where it did: saddle or minimum
     "dynamics": {"_core", "linalg"},
+    # the flattest interpolator itself: theorems, solvers, flows and traces meet here
+    "interpolators": {
+        "_core",
+        "measurements",
+        "parameterizations",
+        "problems",
+        "flatness",
+        "solvers",
+        "dynamics",
+        "theory",
+    },
     "datasets": {"_core", "measurements"},
     "linear_networks": {"_core"},
     "experiments": {
@@ -37,6 +48,7 @@ ALLOWED = {
         "theory",
         "diagnosis",
         "dynamics",
+        "interpolators",
         "datasets",
         "linear_networks",
     },

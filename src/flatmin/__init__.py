@@ -2,8 +2,9 @@
 
 The rooms: `measurements` (what is seen of a matrix), `parameterizations` (how it is built), `problems` (both,
 and targets), `flatness` (traces, sharpness, spectra), `solvers` (convex programmes with certificates),
-`dynamics` (training), `theory` (the papers' theorems as functions). `experiments`, `report`, `datasets` and `cli` are
-imported on demand. Names are looked up when first used, so that `flatmin --help` need not load JAX.
+`dynamics` (training), `interpolators` (the flattest one itself), `theory` (the papers' theorems as functions).
+`experiments`, `report`, `datasets` and `cli` are imported on demand. Names are looked up when first used, so that
+`flatmin --help` need not load JAX.
 """
 
 import importlib as _importlib
@@ -14,6 +15,7 @@ if _TYPE_CHECKING:
     from flatmin import diagnosis as diagnosis
     from flatmin import dynamics as dynamics
     from flatmin import flatness as flatness
+    from flatmin import interpolators as interpolators
     from flatmin import measurements as measurements
     from flatmin import parameterizations as parameterizations
     from flatmin import problems as problems
@@ -34,6 +36,9 @@ if _TYPE_CHECKING:
     from flatmin.flatness import sharpness as sharpness
     from flatmin.flatness import spectral_density as spectral_density
     from flatmin.flatness import spectrum as spectrum
+    from flatmin.interpolators import flattest as flattest
+    from flatmin.interpolators import follow_trace as follow_trace
+    from flatmin.interpolators import induced_regulariser as induced_regulariser
     from flatmin.parameterizations import deep_matrix as deep_matrix
     from flatmin.problems import RecoveryProblem as RecoveryProblem
     from flatmin.solvers import MinFrobenius as MinFrobenius
@@ -43,7 +48,7 @@ if _TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    *("datasets", "diagnosis", "dynamics", "flatness", "measurements", "parameterizations"),
+    *("datasets", "diagnosis", "dynamics", "flatness", "interpolators", "measurements", "parameterizations"),
     *("problems", "solvers", "theory"),
 }
 _HOMES = {
@@ -51,6 +56,7 @@ _HOMES = {
     "diagnosis": ("diagnose", "diagnose_quadratic"),
     "dynamics": ("Record", "train", "train_ensemble"),
     "flatness": ("hessian_trace", "scaled_trace", "sharpness", "spectral_density", "spectrum"),
+    "interpolators": ("flattest", "follow_trace", "induced_regulariser"),
     "parameterizations": ("deep_matrix",),
     "problems": ("RecoveryProblem",),
     "solvers": ("MinFrobenius", "MinNuclearNorm", "solve"),

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flatmin.cli.explore_regulariser import explore_regulariser
 from flatmin.cli.recover import recover
 from flatmin.cli.report import report
 from flatmin.cli.reproduce import reproduce
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(reproduce)
 app.command()(recover)
+app.command(name="explore-regulariser")(explore_regulariser)
 app.command()(runs)
 app.command()(report)
 app.command()(verify_theory)

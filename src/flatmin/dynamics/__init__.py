@@ -28,4 +28,6 @@ from flatmin.dynamics.stability import StabilityReport as StabilityReport
 from flatmin.dynamics.stability import classify_run as classify_run
 from flatmin.dynamics.stability import progressive_sharpening_rate as progressive_sharpening_rate
 from flatmin.dynamics.stability import stability_report as stability_report
+from flatmin.dynamics.trace_flow import TraceFlowResult as TraceFlowResult
+from flatmin.dynamics.trace_flow import trace_flow as trace_flow
 from flatmin.dynamics.train import train as train
