@@ -26,6 +26,17 @@ ALLOWED = {
     "dynamics": {"_core", "linalg"},
     "datasets": {"_core", "measurements"},
     "linear_networks": {"_core"},
+    "storage": {"_core"},
+    "studies": {
+        "_core",
+        "storage",
+        "measurements",
+        "parameterizations",
+        "problems",
+        "flatness",
+        "solvers",
+        "dynamics",
+    },
     "experiments": {
         "_core",
         "measurements",
@@ -39,10 +50,12 @@ ALLOWED = {
         "dynamics",
         "datasets",
         "linear_networks",
+        "storage",
+        "studies",
     },
     "report": {"_core", "experiments"},
     "estimators": {"_core", "measurements", "solvers"},
-    "cli": {"_core", "datasets", "experiments", "report"},
+    "cli": {"_core", "datasets", "experiments", "report", "storage", "studies"},
 }
 
 

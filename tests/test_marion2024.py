@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from flatmin import UsageError, hessian_trace, sharpness
+from flatmin._core.intervals import geometric, wilson
 from flatmin.experiments import settings_of
 from flatmin.experiments.cells import Context
-from flatmin.experiments.intervals import geometric, wilson
 from flatmin.experiments.papers.marion2024 import compute
 from flatmin.experiments.papers.marion2024.claims import claims, measured_critical_rate
 from flatmin.experiments.papers.marion2024.figures import figures

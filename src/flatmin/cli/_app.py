@@ -8,6 +8,7 @@ from flatmin.cli.recover import recover
 from flatmin.cli.report import report
 from flatmin.cli.reproduce import reproduce
 from flatmin.cli.runs import runs
+from flatmin.cli.study import study
 
 app = typer.Typer(
     name="flatmin",
@@ -21,6 +22,7 @@ app.command()(reproduce)
 app.command()(recover)
 app.command()(runs)
 app.command()(report)
+app.add_typer(study)
 
 
 def _show_version(wanted: bool) -> None:
