@@ -15,6 +15,8 @@ from flatmin.studies.study import Study, plan
 
 FORMAT = 1
 _DESCRIPTION = "study.json"
+_OURS = ("segments", "specs", "running", "logs")
+"""What a folder holds whose making was interrupted."""
 
 
 def find_store(folder: pathlib.Path) -> Store:
@@ -67,7 +69,7 @@ def open_store(folder: pathlib.Path, spec: StudySpec, *, accept_changes: bool = 
         plain = _description(path)
         width = int(plain.get("width", 1))
         state = (plain.get("id"), plain.get("versions", {}).get("flatmin"))
-    elif folder.is_dir() and any(path.name != "logs" for path in folder.iterdir()):
+    elif folder.is_dir() and any(path.name not in _OURS and path.name[0] != "." for path in folder.iterdir()):
         raise UsageError(f"out: {folder} is not empty and holds no study; choose another folder with --out")
     study = plan(spec, width)
     store = Store(folder, study)
