@@ -43,3 +43,11 @@ def deadly(seed, x=0, folder=""):
 def slow(seed, x=0, seconds=0.05):
     time.sleep(seconds)
     return x + seed
+
+
+def loud(seed, x=0):
+    print("hello", x, flush=True)
+    os.write(1, b"raw\n")
+    if x == 5:
+        raise RuntimeError("five")
+    return x

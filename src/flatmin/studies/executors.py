@@ -164,6 +164,7 @@ class _Process:
         except (EOFError, OSError, ValueError):
             code = process.wait()
             self._process = None
+            _close(process)
             if self._closed:
                 raise KeyboardInterrupt from None
             return Lost(f"the process that computed it died ({_why(code)})")
@@ -200,10 +201,14 @@ class _Process:
         if process is not None:
             process.kill()
             process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
+            _close(process)
+
+
+def _close(process: "subprocess.Popen[bytes]") -> None:
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
 
 
 def pipe(stream: Any) -> BinaryIO:
