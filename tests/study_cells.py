@@ -6,6 +6,7 @@ import signal
 import time
 
 import numpy as np
+from scipy.special import expit
 
 
 def tiny(seed, x=0.0, y=0):
@@ -14,7 +15,7 @@ def tiny(seed, x=0.0, y=0):
 
 def coin(seed, x=0.0, middle=0.5, scale=0.1, row=0):
     """A Bernoulli trial whose probability passes from 0 to 1 along x."""
-    p = 1 / (1 + np.exp(-(x - middle) / scale))
+    p = expit((x - middle) / scale)
     return float(np.random.default_rng([seed, int(1e6 * x), row]).random() < p)
 
 

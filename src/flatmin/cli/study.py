@@ -196,6 +196,26 @@ def status(where: Where, out: Out = _OUT) -> None:
 
 
 @study.command()
+def report(
+    where: Where,
+    out: Out = _OUT,
+    against: Annotated[str | None, typer.Option(help="Another study, to compare it with.")] = None,
+) -> None:
+    """Draw what is there of a study: one page that opens offline, and its figures as PDF and PNG."""
+    from flatmin.cli._setup import prepare_jax
+
+    prepare_jax()
+    store = _store(where, out)
+    from flatmin.cli._tables import print_lines
+    from flatmin.experiments.study_report import report_study
+    from flatmin.report import render_run
+
+    other = None if against is None else _store(against, out)
+    run = report_study(store, render_run, against=other)
+    print_lines([f"{run.spec['done']:,} of {run.spec['cells']:,} cells.", f"Report: {run.path / 'report.html'}"])
+
+
+@study.command()
 def export(
     where: Where,
     to: Annotated[pathlib.Path, typer.Option(help="A .nc, .csv or .parquet file.")],

@@ -1,8 +1,9 @@
 """Adaptive studies: trials go where the probability is neither 0 nor 1, until the transition is known well enough.
 
-For each line of the grid along the adaptive axis, a few trials at the ends and then by bisection find the bracket; then
+For each line of the grid along the adaptive axis, two trials at the ends and then by bisection find the bracket. Then
 a logistic curve is fitted, and trials are added where they say most about its middle: where `p (1 - p)` is largest.
-Each round is decided from the finished cells alone, so that an interrupted study goes on as if it had not been.
+A line decides from the trials that it has asked for, in the order of the seeds, and from nothing else: what another
+spec or half a round before an interruption has left is found finished when it is asked for, and changes nothing.
 """
 
 import dataclasses
@@ -14,9 +15,16 @@ import numpy as np
 from flatmin._core.intervals import wilson
 from flatmin.studies._segments import MISSING
 from flatmin.studies.grid import SEED
+from flatmin.studies.sections import Adaptive
 from flatmin.studies.store import Content
 from flatmin.studies.study import Study
 from flatmin.studies.transition import Logistic, fit_logistic
+
+BRACKET = 2
+"""Trials at each position of the bisection."""
+
+PLACES = 2
+"""Positions that get trials in a round once there is a fit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,57 +89,72 @@ def lines(study: Study, content: Content, axis_key: str, quantity: str) -> Itera
         yield Line(labels, cells, positions, np.where(decided, known, 0).sum(1), decided.sum(1), used)
 
 
-def next_cells(study: Study, content: Content) -> np.ndarray:
-    """The cells of the next round.
+def rounds(study: Study, content: Content) -> Iterator[np.ndarray]:
+    """The cells to compute, round by round; what a round asks for must be in the content when the next is asked for.
 
     Args:
         study: an adaptive study.
-        content: what is finished, with values.
+        content: what is finished, with values; it grows between the rounds.
 
-    Returns:
-        Numbers of cells; empty when every transition is known well enough, or nothing is left to try.
+    Yields:
+        Numbers of missing cells; the last round is empty.
     """
     adaptive = study.spec.adaptive
     assert adaptive is not None  # noqa: S101 - asked of adaptive studies only
-    chosen: list[int] = []
-    for line in lines(study, content, adaptive.axis, adaptive.quantity):
-        for position, count in _wanted(line, adaptive.first, adaptive.half_width):
-            missing = [int(c) for c in line.cells[position] if content.states[c] == MISSING]
-            chosen += missing[:count]
-    return np.array(sorted(chosen), np.int64)
+    shown = [np.zeros(len(line.positions), int) for line in lines(study, content, adaptive.axis, adaptive.quantity)]
+    going = set(range(len(shown)))
+    while going:
+        asked: list[int] = []
+        for number, line in enumerate(lines(study, content, adaptive.axis, adaptive.quantity)):
+            # a line whose last round is complete goes on to its next one
+            while number in going:
+                cells = [c for p, n in enumerate(shown[number]) for c in line.cells[p, :n].tolist()]
+                missing = [c for c in cells if content.states[c] == MISSING]
+                if missing:
+                    asked += missing
+                    break
+                wanted = _wanted(_revealed(content, line, shown[number], adaptive.quantity), adaptive)
+                if not wanted:
+                    going.discard(number)
+                for position, count in wanted:
+                    shown[number][position] = min(shown[number][position] + count, line.cells.shape[1])
+        if asked:
+            yield np.array(sorted(asked), np.int64)
 
 
-def _wanted(line: Line, first: int, half_width: float) -> list[tuple[int, int]]:
+def _revealed(content: Content, line: Line, shown: np.ndarray, quantity: str) -> Line:
+    """The line with the trials that it has asked for only."""
+    results = np.where(np.arange(line.cells.shape[1]) < shown[:, None], content.values[quantity][line.cells], np.nan)
+    decided = np.isfinite(results)
+    return dataclasses.replace(
+        line, hits=np.where(decided, results, 0).sum(1), counts=decided.sum(1), used=shown.copy()
+    )
+
+
+def _wanted(line: Line, adaptive: Adaptive) -> list[tuple[int, int]]:
     """Positions at which to try, and how often."""
     size, room = len(line.positions), line.cells.shape[1]
-    first = min(first, room)
-    tried = np.flatnonzero(line.used > 0)
-    if not tried.size:
-        return [(p, first) for p in dict.fromkeys((0, size - 1))]
-    share = np.where(line.counts > 0, line.hits / np.maximum(line.counts, 1), np.nan)
-    known = np.flatnonzero(np.isfinite(share))
-    if known.size >= 2:
-        # the two neighbours between which the share passes one half
-        high = share[known] >= 0.5
-        change = np.flatnonzero(high[1:] != high[:-1])
-        gaps = [(int(known[c]), int(known[c + 1])) for c in change]
-        halves = [(a + b) // 2 for a, b in gaps if b - a > 1 and line.used[(a + b) // 2] == 0]
-        if halves:
-            return [(p, first) for p in halves]
-        if not gaps:
-            return []  # no transition between the ends
+    if not line.used.any():
+        return [(p, BRACKET) for p in dict.fromkeys((0, size - 1))]
+    known = np.flatnonzero(line.counts > 0)
+    if known.size < 2:
+        return []  # nothing was decided at the ends
+    # the neighbours between which the share passes one half
+    high = line.hits[known] / line.counts[known] >= 0.5
+    gaps = [(int(known[c]), int(known[c + 1])) for c in np.flatnonzero(high[1:] != high[:-1])]
+    if not gaps:
+        return []  # no transition between the ends
+    halves = [(a + b) // 2 for a, b in gaps if b - a > 1 and line.used[(a + b) // 2] == 0]
+    if halves:
+        return [(p, BRACKET) for p in halves]
     fit = line.fit()
-    step = float(np.abs(np.diff(line.positions)).mean()) if size > 1 else 1.0
-    if np.isfinite(fit.half_width) and fit.half_width <= half_width * step:
-        return []
+    step = float(np.abs(np.diff(line.positions)).mean())
     open_ = line.used < room
-    if not open_.any():
+    known_well = np.isfinite(fit.half_width) and fit.half_width <= adaptive.half_width * step
+    if known_well or not open_.any():
         return []
-    if np.isfinite(fit.scale) and fit.scale != 0:
-        p = fit.at(line.positions)
-        gain = np.where(open_, p * (1 - p), -1.0)
-    else:
-        gain = np.where(open_, -np.abs(np.arange(size) - tried.mean()), -np.inf)
-    best = np.argsort(-gain, kind="stable")[:4]
-    best = [int(b) for b in best if open_[b] and (gain[b] > 0.01 or b == best[0])]
-    return [(b, first) for b in best]
+    p = fit.at(line.positions)
+    gain = np.where(open_, p * (1 - p), -1.0)
+    best = np.argsort(-gain, kind="stable")[:PLACES].tolist()
+    # beside the transition a trial says next to nothing
+    return [(b, adaptive.first) for b in best if open_[b] and (b == best[0] or gain[b] > 0.2 * gain[best[0]])]

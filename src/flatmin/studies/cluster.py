@@ -57,7 +57,7 @@ class Cluster(Executor):
         while flying or not empty:
             self.slots = max(1, self._threads())
             while not empty and len(flying) < AHEAD * self.slots:
-                batch = source()
+                batch = source(0)
                 if batch is None:
                     empty = True
                     break

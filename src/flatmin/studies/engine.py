@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,8 @@ def run_study(
     part, parts = shard
     if not 1 <= part <= parts:
         raise UsageError(f"shard: got {part}/{parts}, expected i/n with 1 <= i <= n, such as 3/8")
+    if spec.adaptive is not None and parts > 1:
+        raise UsageError("shard: an adaptive study decides as it goes and has no shares; use --workers or --scheduler")
     began = time.monotonic()
     store = open_store(pathlib.Path(folder), spec, accept_changes=accept_changes)
     with store.running() as others, blas_threads(1):
@@ -124,6 +126,8 @@ def run_study(
         store.set_aside(damaged)
         run = _Run(store, content, shard, batch_size, retry_failed, progress, others)
         found = content.count(DONE)
+        if spec.adaptive is not None and retry_failed:  # it asks for missing cells only
+            content.states[content.states == FAILED] = MISSING
         executor = None
         try:
             for blocks in _rounds(run):
@@ -152,9 +156,9 @@ def _rounds(run: "_Run") -> Iterator[Iterable[int]]:
     if study.spec.adaptive is None:
         yield range(len(study.blocks))
         return
-    from flatmin.studies.adaptive import next_cells
+    from flatmin.studies.adaptive import rounds
 
-    while (cells := next_cells(study, run.content)).size:
+    for cells in rounds(study, run.content):
         yield sorted({study.blocks.block_of(int(cell)) for cell in cells})
 
 
@@ -227,18 +231,19 @@ class _Run:
         ordered = blocks if isinstance(blocks, range) else list(blocks)
         # where another process has begun at the start, begin elsewhere: they meet once, not at every block
         turn = int(len(ordered) * (self._others * 0.6180339887498949 % 1.0))
-        numbers = iter(ordered[(i + turn) % len(ordered)] for i in range(len(ordered)))
+        kin = self.store.study.kin
+        orders = [_order(ordered, turn, kin, slot, executor.slots) for slot in range(executor.slots)]
         total = self._total(ordered)
         self._report(total)
         taken: set[int] = set()
 
-        def source() -> Batch | None:
+        def source(slot: int) -> Batch | None:
             with self._lock:
                 if self._again:
                     return self._again.pop()
                 chosen: list[int] = []
-                for block in numbers:
-                    if self.is_open(block) and block not in taken:
+                for block in orders[slot % len(orders)]:
+                    if block not in taken and self.is_open(block):
                         chosen.append(block)
                         taken.add(block)
                         if len(chosen) >= self._size:
@@ -287,6 +292,33 @@ class _Run:
         if self._progress is not None:
             done, failed = self.content.count(DONE), self.content.count(FAILED)
             self._progress(Progress(min(done, total), failed, total, self.content))
+
+
+def _order(blocks: Sequence[int], turn: int, kin: int, slot: int, slots: int) -> Iterator[int]:
+    """The blocks in the order of a slot: every n-th family of blocks that share programs, then what others have left.
+
+    A slot that stays with a family compiles its programs only. What is left is taken from the end, where its owner
+    comes last.
+    """
+    count = len(blocks)
+    if slots == 1 or kin == 1:
+        yield from (blocks[(i + turn) % count] for i in range(count))
+        return
+    first, last = blocks[0] // kin, blocks[-1] // kin
+    present = range(first, last + 1) if isinstance(blocks, range) else sorted({block // kin for block in blocks})
+    here = None if isinstance(blocks, range) else set(blocks)
+    families = len(present)
+
+    def family(k: int) -> Iterator[int]:
+        number = present[(k + turn // kin) % families]
+        members = range(number * kin, (number + 1) * kin)
+        yield from (b for b in members if (b < blocks[-1] + 1 if here is None else b in here))
+
+    for k in range(slot, families, slots):
+        yield from family(k)
+    for k in range(families - 1, -1, -1):
+        if k % slots != slot:
+            yield from reversed(list(family(k)))
 
 
 def share_of(text: str) -> tuple[int, int]:

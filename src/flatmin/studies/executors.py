@@ -21,8 +21,8 @@ from flatmin.studies._batches import Batch, compute_batch
 from flatmin.studies._worker import receive, send
 from flatmin.studies.study import Study
 
-Source = Callable[[], Batch | None]
-"""Gives the next batch, None when there is none."""
+Source = Callable[[int], Batch | None]
+"""Gives the next batch for a slot, None when there is none: a slot is given what it has the programs for."""
 
 
 class Lost:
@@ -71,7 +71,7 @@ class Serial(Executor):
 
     def run(self, source: Source) -> Iterator[Outcome]:
         """One after the other."""
-        while (batch := source()) is not None:
+        while (batch := source(0)) is not None:
             yield batch, compute_batch(self._study, batch.blocks)
 
 
@@ -85,11 +85,11 @@ class _Lanes(Executor):
         lock, stop = threading.Lock(), threading.Event()
         results: queue.Queue[Outcome | BaseException | None] = queue.Queue()
 
-        def work(place: Callable[[Batch], bytes | Lost]) -> None:
+        def work(slot: int, place: Callable[[Batch], bytes | Lost]) -> None:
             try:
                 while not stop.is_set():
                     with lock:
-                        batch = source()
+                        batch = source(slot)
                     if batch is None:
                         break
                     results.put((batch, place(batch)))
@@ -98,7 +98,7 @@ class _Lanes(Executor):
             finally:
                 results.put(None)
 
-        threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in self._places]
+        threads = [threading.Thread(target=work, args=pair, daemon=True) for pair in enumerate(self._places)]
         for thread in threads:
             thread.start()
         running = len(threads)
@@ -244,6 +244,6 @@ def worker_environment() -> dict[str, str]:
         cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
         if cache:
             environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-            least = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]
-            environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = str(least)
+            # the small programs of many shapes too: other processes need them next
+            environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
     return environment

@@ -21,7 +21,7 @@ class Quantity:
     log: bool = False
 
 
-_RECOVERED = Quantity("truth recovered to the threshold (1) or not (0); NaN where undecided")
+_RECOVERED = Quantity("truth recovered to the threshold (1) or not (0), undecided cells left out")
 _ERROR = Quantity("relative error ‖X − M*‖ / ‖M*‖", log=True)
 _NUCLEAR = Quantity("nuclear norm of X")
 

@@ -133,7 +133,7 @@ class Adaptive(Section):
         axis: dotted name of the axis along which the probability passes from 0 to 1 (or back).
         quantity: a quantity that is 0 or 1 in each cell.
         half_width: wanted half-width of the 95% interval of the transition, in cells of the axis.
-        first: trials of each cell that is looked at first.
+        first: trials that a cell gets at a time.
     """
 
     axis: str

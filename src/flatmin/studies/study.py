@@ -93,14 +93,20 @@ class Study:
         """Bytes that a finished cell takes in the store, its share of the headers left out."""
         return 9 + sum(8 * math.prod(output.shape) for output in self.outputs.values())
 
+    @functools.cached_property
+    def kin(self) -> int:
+        """How many blocks in a row share their programs: those of a group; a solver's cells over the seeds."""
+        if self.spec.function is not None:
+            return 1
+        return self.blocks.per_group * (len(self.grid.axes[-1]) if self.spec.solver is not None else 1)
+
     def compilations(self, blocks: Iterable[int]) -> int:
-        """How many programs some blocks need: one a group; cells of a solver share theirs over the seeds."""
+        """How many programs some blocks need."""
         if self.spec.function is not None:
             return 0
-        seeds = len(self.grid.axes[-1]) if self.spec.solver is not None else 1
         if isinstance(blocks, range):
-            return max(1, self.blocks.groups // seeds)
-        return len({block // self.blocks.per_group // seeds for block in blocks})
+            return -(-len(blocks) // self.kin)
+        return len({block // self.kin for block in blocks})
 
     def values(self, cell: int) -> dict[str, Any]:
         """Value of each swept setting in a cell, by dotted name, random draws included; and the seed."""
