@@ -167,6 +167,22 @@ def test_interrupting_loses_nothing(tmp_path):
     assert not list(pathlib.Path("studies/slow/running").iterdir())
 
 
+def test_commands_in_the_documentation_are_real():
+    from typer.main import get_command
+
+    from flatmin.cli._app import app
+
+    commands = get_command(app).commands["study"].commands
+    text = (TESTS.parent / "docs" / "studies.md").read_text()
+    lines = [line.split("#")[0].split() for line in text.splitlines() if line.startswith("flatmin study")]
+    assert len(lines) >= 10
+    for words in lines:
+        known = {option for parameter in commands[words[2]].params for option in parameter.opts}
+        assert {w for w in words if w.startswith("--")} <= known
+    (block,) = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
+    assert plan(study_spec(tomllib.loads(block))).grid.size == 2560
+
+
 # examples -------------------------------------------------------------------------------------------------------------
 
 SLOW = ("depth-sweep", "label-noise")
@@ -185,7 +201,7 @@ def example(path):
     return pytest.param(path, id=path.stem, marks=[pytest.mark.long] if path.stem in SLOW else [])
 
 
-@pytest.mark.parametrize("path", map(example, EXAMPLES))
+@pytest.mark.parametrize("path", [example(path) for path in EXAMPLES])
 def test_examples_are_right_and_run(path, tmp_path):
     spec = load_spec(path)
     assert spec.name == path.stem
