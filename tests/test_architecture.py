@@ -37,6 +37,17 @@ ALLOWED = {
     },
     "datasets": {"_core", "measurements"},
     "linear_networks": {"_core"},
+    "storage": {"_core"},
+    "studies": {
+        "_core",
+        "storage",
+        "measurements",
+        "parameterizations",
+        "problems",
+        "flatness",
+        "solvers",
+        "dynamics",
+    },
     "experiments": {
         "_core",
         "measurements",
@@ -51,10 +62,12 @@ ALLOWED = {
         "interpolators",
         "datasets",
         "linear_networks",
+        "storage",
+        "studies",
     },
     "report": {"_core", "experiments"},
     "estimators": {"_core", "measurements", "solvers"},
-    "cli": {"_core", "datasets", "experiments", "report"},
+    "cli": {"_core", "datasets", "experiments", "report", "storage", "studies"},
 }
 
 

@@ -12,11 +12,11 @@ from flatmin.experiments.papers.ding2022.cells import diagram_cell
 from flatmin.experiments.papers.ding2022.claims import claims, degrees_of_freedom
 from flatmin.experiments.papers.ding2022.figures import figures
 from flatmin.experiments.papers.ding2022.instances import instance_key, instances, programmes
-from flatmin.experiments.papers.ding2022.recovery import decide
 from flatmin.experiments.papers.ding2022.results import Results
 from flatmin.experiments.papers.ding2022.spec import SIZES, Diagram
 from flatmin.experiments.papers.ding2022.transition import fitted_line, half_point
 from flatmin.solvers import solve
+from flatmin.studies.recovery import decide
 from paper_runs import quick_run
 
 PROBLEMS = ("sensing", "bilinear", "completion", "network", "covariance")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from flatmin import UsageError, hessian_trace, sharpness
+from flatmin._core.intervals import geometric, wilson
 from flatmin.experiments import settings_of
-from flatmin.experiments.intervals import geometric, wilson
 from flatmin.experiments.papers import marion2024
 from flatmin.experiments.papers.marion2024.claims import claims, measured_critical_rate
 from flatmin.experiments.papers.marion2024.figures import figures

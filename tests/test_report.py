@@ -16,7 +16,6 @@ import pytest
 
 from flatmin import UsageError
 from flatmin.experiments import Claim, Experiment, RunContent, load_run, obtain_run, rewrite_derived
-from flatmin.experiments.netcdf import read_netcdf, write_netcdf
 from flatmin.report import (
     Axis,
     Figure,
@@ -36,6 +35,7 @@ from flatmin.report import (
     to_plotly,
     value_tables,
 )
+from flatmin.storage.netcdf import read_netcdf, write_netcdf
 from report_example import (
     EXPERIMENT,
     ExampleSpec,

@@ -35,8 +35,8 @@ from flatmin.experiments import (
     run_id,
     setting,
     settings_of,
-    storage,
 )
+from flatmin.storage import folders as storage
 
 EXPERIMENT = Experiment(name="toy", version=1, title="Toy")
 

@@ -9,6 +9,7 @@ from flatmin.cli.recover import recover
 from flatmin.cli.report import report
 from flatmin.cli.reproduce import reproduce
 from flatmin.cli.runs import runs
+from flatmin.cli.study import study
 from flatmin.cli.verify_theory import verify_theory
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.command(name="explore-regulariser")(explore_regulariser)
 app.command()(runs)
 app.command()(report)
 app.command()(verify_theory)
+app.add_typer(study)
 
 
 def _show_version(wanted: bool) -> None:

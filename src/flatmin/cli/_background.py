@@ -24,12 +24,13 @@ class Interrupted(Exception):  # noqa: N818 - not an error; typer swallows a Key
 
 
 class Tracker:
-    """How far each piece is; written by the computation's threads, read by the display."""
+    """How far each piece is, and a note on what comes out; the computation writes, the display reads."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
         self._lock = threading.Lock()
         self._pieces: dict[str, tuple[int, int]] = {}
+        self.note = ""
 
     def __call__(self, name: str, done: int, total: int) -> None:
         """Note the progress of a piece; total 0 announces it. Raises KeyboardInterrupt once a stop is asked for."""
@@ -140,7 +141,8 @@ class _Lines:
             part = f" ({done / total:.0%})" if total > 1 else ""
             left = f", about {_clock(seconds * (1 - share) / share)} left" if share > 0.02 else ""
             whole = f"{share:.0%} of all{left}; " if share > 0 else ""
-            self._print(f"[{_clock(seconds)}] {whole}running: {name}{part}")
+            note = f"; {self._tracker.note}" if self._tracker.note else ""
+            self._print(f"[{_clock(seconds)}] {whole}running: {name}{part}{note}")
 
     def _print(self, line: str) -> None:
         self._last = time.monotonic()
@@ -183,7 +185,7 @@ def _terminal(tracker: Tracker) -> Any:
                 if name in self._tasks:
                     length = total if total > 1 else None
                     progress.update(self._tasks[name], completed=done, total=length, visible=done < total)
-            progress.update(self._overall, completed=fraction_done(pieces))
+            progress.update(self._overall, completed=fraction_done(pieces), description=tracker.note or "all")
 
     return Bars()
 

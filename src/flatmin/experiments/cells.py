@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from flatmin._core import JobError
 from flatmin._core.threads import available_cores, blas_threads
-from flatmin.experiments.netcdf import read_netcdf, write_netcdf
-from flatmin.experiments.storage import replace_file, sha256
+from flatmin.storage.folders import replace_file, sha256
+from flatmin.storage.netcdf import read_netcdf, write_netcdf
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -27,10 +27,8 @@ from pydantic import BaseModel, ValidationError
 from flatmin._core import JobError, UsageError, choose
 from flatmin.experiments.certificates import Certificate
 from flatmin.experiments.claims import Claim, claims_from_json, claims_to_json
-from flatmin.experiments.netcdf import read_netcdf, write_netcdf
-from flatmin.experiments.provenance import provenance
 from flatmin.experiments.specs import Experiment, Setting, canonical_spec, run_id, settings_of
-from flatmin.experiments.storage import (
+from flatmin.storage.folders import (
     CHECKSUMS,
     read_checksums,
     replace_file,
@@ -39,6 +37,8 @@ from flatmin.experiments.storage import (
     staged_folder,
     write_checksums,
 )
+from flatmin.storage.netcdf import read_netcdf, write_netcdf
+from flatmin.storage.provenance import provenance
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -2,7 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from flatmin._core import UsageError, check_finite, check_positive
 
@@ -11,7 +11,7 @@ class AbstractScheme(eqx.Module):
     """How parameters start."""
 
 
-def _number(value: float) -> Float[Array, ""]:
+def _number(value: ScalarLike) -> Float[Array, ""]:
     return jnp.asarray(value, dtype=jnp.result_type(float))
 
 

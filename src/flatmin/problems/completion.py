@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, ScalarLike
 
 from flatmin._core import UsageError, check_at_least, check_positive, check_shape
 from flatmin.measurements import AbstractMeasurements, entries
@@ -18,7 +18,7 @@ def matrix_completion(
     fraction: float,
     *,
     depth: int = 2,
-    noise: float = 0.0,
+    noise: ScalarLike = 0.0,
     row_weights: Float[Array, " d1"] | None = None,
     col_weights: Float[Array, " d2"] | None = None,
     held_out: int = 0,

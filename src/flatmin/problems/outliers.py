@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, ScalarLike
 
 from flatmin._core import UsageError, check_positive
 from flatmin.measurements import entries, identity
@@ -20,7 +20,7 @@ def robust_pca(
     *,
     outlier_size: float = 10.0,
     fraction: float = 1.0,
-    noise: float = 0.0,
+    noise: ScalarLike = 0.0,
     held_out: int = 0,
 ) -> PlantedProblem:
     """`Y = M* + S*`: a rank-r matrix of unit norm and gross errors in a share of the entries [D, Sec 4].

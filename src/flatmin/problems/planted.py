@@ -3,9 +3,9 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree, ScalarLike
 
-from flatmin._core import UsageError, check_at_least, check_shape
+from flatmin._core import UsageError, check_at_least, check_shape, is_traced
 from flatmin.measurements import AbstractMeasurements
 from flatmin.parameterizations import AbstractParameterization
 from flatmin.problems.recovery import RecoveryProblem
@@ -72,7 +72,7 @@ def planted(
     measurements: AbstractMeasurements,
     parameterization: AbstractParameterization,
     truth: Float[Array, "d1 d2"],
-    noise: float = 0.0,
+    noise: ScalarLike = 0.0,
     *,
     outliers: Float[Array, "d1 d2"] | None = None,
     held_out: AbstractMeasurements | None = None,
@@ -99,7 +99,7 @@ def planted(
 
     def problem(op: AbstractMeasurements, key: Key[Array, ""]) -> RecoveryProblem:
         targets = op.forward(seen)
-        if noise:
+        if is_traced(noise) or noise:
             targets = targets + noise * jax.random.normal(key, targets.shape)
         return RecoveryProblem(op, parameterization, targets)
 

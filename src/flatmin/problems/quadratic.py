@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, ScalarLike
 
 from flatmin._core import check_at_least
 from flatmin.measurements import symmetric_rank_one
@@ -18,7 +18,7 @@ def quadratic_network(
     positive: int,
     negative: int,
     units: tuple[int, int] | None = None,
-    noise: float = 0.0,
+    noise: ScalarLike = 0.0,
     held_out: int = 0,
 ) -> PlantedProblem:
     """A one-hidden-layer quadratic network on Gaussian inputs, taught by a smaller one [D, Sec 4].
@@ -64,7 +64,7 @@ def covariance_estimation(
     num_samples: int,
     *,
     units: int | None = None,
-    noise: float = 0.0,
+    noise: ScalarLike = 0.0,
     held_out: int = 0,
 ) -> PlantedProblem:
     """A rank-r covariance `U U^T` of unit norm from its quadratic forms `x_i^T M x_i` [D, Sec 4].
@@ -95,7 +95,7 @@ def phase_retrieval(
     num_samples: int,
     *,
     units: int | None = None,
-    noise: float = 0.0,
+    noise: ScalarLike = 0.0,
     held_out: int = 0,
 ) -> PlantedProblem:
     """A vector of unit norm from `(x_i^T u)^2`: `covariance_estimation` at rank one.

@@ -1,7 +1,7 @@
 """Sensing: dense and bilinear measurements of a low-rank matrix."""
 
 import jax
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, ScalarLike
 
 from flatmin._core import check_at_least, choose
 from flatmin.measurements import bernoulli, bilinear_gaussian, gaussian
@@ -18,7 +18,7 @@ def matrix_sensing(
     depth: int = 2,
     width: int | None = None,
     ensemble: str = "gaussian",
-    noise: float = 0.0,
+    noise: ScalarLike = 0.0,
     held_out: int = 0,
 ) -> PlantedProblem:
     """Deep matrix factorisation from random linear measurements of a rank-r matrix of unit norm [G, Sec 7].
@@ -57,7 +57,7 @@ def bilinear_sensing(
     num_measurements: int,
     *,
     depth: int = 2,
-    noise: float = 0.0,
+    noise: ScalarLike = 0.0,
     held_out: int = 0,
 ) -> PlantedProblem:
     """`matrix_sensing` with `A_i = a_i b_i^T`; the same arguments, result and errors.

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, ScalarLike
 
 from flatmin._core import UsageError, check_at_least
 from flatmin.measurements import gaussian
@@ -17,7 +17,7 @@ def sparse_recovery(
     num_measurements: int,
     *,
     depth: int = 2,
-    noise: float = 0.0,
+    noise: ScalarLike = 0.0,
     held_out: int = 0,
 ) -> PlantedProblem:
     """A sparse vector of unit norm from Gaussian measurements, as k Hadamard factors [D, Sec 5].

@@ -8,12 +8,12 @@ import xarray as xr
 
 from flatmin._core import UsageError
 from flatmin.experiments.papers.ding2022.instances import instance_key, instances, programmes
-from flatmin.experiments.papers.ding2022.recovery import decide
 from flatmin.experiments.papers.ding2022.regularity import balanced_factors, regularity, scaled_trace_of
 from flatmin.experiments.papers.ding2022.spec import Depths, Diagram, Problem, Robust
 from flatmin.flatness import scaled_trace
 from flatmin.problems import PlantedProblem, robust_pca, sparse_recovery
 from flatmin.solvers import MinScaledNuclearNorm, MinWeightedLp, RobustPCA, default_penalty
+from flatmin.studies.recovery import decide
 
 Progress = Callable[[int, int], None]
 KINDS = ("flat", "nuclear")

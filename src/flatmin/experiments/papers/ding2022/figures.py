@@ -3,8 +3,8 @@
 import numpy as np
 import xarray as xr
 
+from flatmin._core.intervals import wilson
 from flatmin.experiments.figures import Axis, Figure, HeatmapPanel, Panel, Series
-from flatmin.experiments.intervals import wilson
 from flatmin.experiments.papers.ding2022.cells import TWO_FACTORS
 from flatmin.experiments.papers.ding2022.results import NAMES, Results, undecided
 from flatmin.experiments.papers.ding2022.transition import fitted_line, recovered_share

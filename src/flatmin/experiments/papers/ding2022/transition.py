@@ -6,6 +6,8 @@ import numpy as np
 import xarray as xr
 from scipy.stats import linregress
 
+from flatmin.studies.transition import half_point
+
 
 @dataclasses.dataclass(frozen=True)
 class Line:
@@ -30,32 +32,6 @@ class Line:
     def at(self, dimensions: np.ndarray) -> np.ndarray:
         """The fitted number of measurements."""
         return self.intercept + self.slope * np.asarray(dimensions, float)
-
-
-def half_point(measurements: np.ndarray, share: np.ndarray) -> float:
-    """Number of measurements at which the share of recovered instances passes one half.
-
-    The shares are first made monotone by pooling neighbours (isotonic least squares); between two grid values the line
-    through them decides.
-
-    Args:
-        measurements: increasing, shape (n,).
-        share: share recovered at each, NaN where nothing was decided.
-
-    Returns:
-        The number; NaN if the grid does not contain the transition.
-    """
-    from scipy.optimize import isotonic_regression
-
-    known = np.isfinite(share)
-    if known.sum() < 2:
-        return float("nan")
-    x, y = measurements[known], isotonic_regression(share[known]).x
-    if y[0] >= 0.5 or y[-1] < 0.5:
-        return float("nan")
-    after = int(np.argmax(y >= 0.5))
-    weight = (0.5 - y[after - 1]) / (y[after] - y[after - 1])
-    return float(x[after - 1] + weight * (x[after] - x[after - 1]))
 
 
 def recovered_share(columns: dict[int, xr.Dataset], kind: str) -> dict[int, np.ndarray]:

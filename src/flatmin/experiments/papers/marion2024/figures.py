@@ -6,8 +6,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from flatmin._core.intervals import geometric, wilson
 from flatmin.experiments.figures import Axis, Figure, Panel, ReferenceLine, Series
-from flatmin.experiments.intervals import geometric, wilson
 from flatmin.experiments.papers.marion2024.claims import (
     measured_critical_rate,
     rank_one_defects,

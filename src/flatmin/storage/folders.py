@@ -62,7 +62,7 @@ def stage_path(target: pathlib.Path) -> pathlib.Path:
     Returns:
         A path that does not exist yet.
     """
-    return target.parent / f".partial-{target.name}-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return target.parent / f".partial-{target.name}-{host_name()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def replace_file(path: pathlib.Path, content: bytes) -> None:
@@ -75,7 +75,7 @@ def replace_file(path: pathlib.Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         temporary.write_bytes(content)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -133,7 +133,7 @@ def remove_leftovers(out: pathlib.Path) -> None:
         return
     for folder in out.glob(".partial-*"):
         match = _PARTIAL.fullmatch(folder.name)
-        if match and match["host"] == _host() and not _alive(int(match["pid"])):
+        if match and match["host"] == host_name() and not is_alive(int(match["pid"])):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -144,16 +144,21 @@ def _publish(stage: pathlib.Path, target: pathlib.Path) -> None:
         if not (target / CHECKSUMS).is_file():
             raise
         return  # somebody else was first, with the same id and so the same content
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _sync_tree(folder: pathlib.Path) -> None:
     for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
 
 
-def _sync(path: pathlib.Path) -> None:
+def sync(path: pathlib.Path) -> None:
+    """Force a file, or the names in a folder, to disk.
+
+    Args:
+        path: the file or folder.
+    """
     if os.name == "nt":  # neither folders nor read-only handles can be synced there
         return
     handle = os.open(path, os.O_RDONLY)
@@ -163,7 +168,15 @@ def _sync(path: pathlib.Path) -> None:
         os.close(handle)
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine is running.
+
+    Args:
+        pid: its number.
+
+    Returns:
+        True also for a process of another user.
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -173,5 +186,10 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _host() -> str:
+def host_name() -> str:
+    """The machine's name in letters and digits, for names of files.
+
+    Returns:
+        The name.
+    """
     return re.sub(r"[^A-Za-z0-9]", "", platform.node()) or "host"

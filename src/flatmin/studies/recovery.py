@@ -41,7 +41,14 @@ class Verdict:
     recovered: float
 
 
-def decide(program: AbstractProgram, planted: PlantedProblem, threshold: float, *, host: bool = True) -> Verdict:
+def decide(
+    program: AbstractProgram,
+    planted: PlantedProblem,
+    threshold: float,
+    *,
+    host: bool = True,
+    iterations: int = ITERATIONS,
+) -> Verdict:
     """Solve coarsely; go on only if that leaves open whether the truth is the solution.
 
     Args:
@@ -49,13 +56,14 @@ def decide(program: AbstractProgram, planted: PlantedProblem, threshold: float, 
         planted: the instance.
         threshold: largest relative error of an exact recovery.
         host: by `solve_batch`, which compiles nothing; else by `solve`.
+        iterations: limit for each solve.
 
     Returns:
         The verdict.
     """
     misses = program.measurements.forward(planted.truth) - program.targets
     known = float(program.norm(planted.truth) + program.misfit.value(misses))
-    attempt = functools.partial(_on_host if host else _compiled, program)
+    attempt = functools.partial(_on_host if host else _compiled, program, iterations)
 
     def judge(solution: Solution) -> Verdict:
         error = float(planted.relative_error(solution.matrix))
@@ -68,9 +76,9 @@ def decide(program: AbstractProgram, planted: PlantedProblem, threshold: float, 
     return judge(attempt(FINE, known)) if math.isnan(first.recovered) else first
 
 
-def _on_host(program: AbstractProgram, tolerance: float, below: float) -> Solution:
-    return solve_batch([program], tolerance=tolerance, max_iterations=ITERATIONS, below=[below])[0]
+def _on_host(program: AbstractProgram, iterations: int, tolerance: float, below: float) -> Solution:
+    return solve_batch([program], tolerance=tolerance, max_iterations=iterations, below=[below])[0]
 
 
-def _compiled(program: AbstractProgram, tolerance: float, _below: float) -> Solution:
-    return solve(program, tolerance=tolerance, max_iterations=ITERATIONS, throw=False)
+def _compiled(program: AbstractProgram, iterations: int, tolerance: float, _below: float) -> Solution:
+    return solve(program, tolerance=tolerance, max_iterations=iterations, throw=False)

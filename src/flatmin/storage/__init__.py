@@ -1,0 +1,1 @@
+"""Files that are complete or absent: folders, checksums, labelled arrays, and where they were made."""

@@ -1,0 +1,228 @@
+"""Cells that train, or measure at the start: the lanes of a block run side by side in compiled calls."""
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from flatmin._core import Outcome
+from flatmin.dynamics import GradientDescent, LabelNoiseSGD, Record, StochasticGradientDescent, train_ensemble
+from flatmin.parameterizations import (
+    Balanced,
+    Flattest,
+    Gaussian,
+    Hadamard,
+    Orthogonal,
+    Quadratic,
+    Residual,
+    Small,
+    deep_matrix,
+    residual_chain,
+)
+from flatmin.problems import PlantedProblem, RecoveryProblem
+from flatmin.studies._points import Observed, in_float32, quantities_at
+from flatmin.studies._settings import DYNAMICS_LEAVES, PRESETS
+
+Tables = Mapping[str, Mapping[str, Any]]
+OUTCOMES = (Outcome.completed, Outcome.diverged, Outcome.converged, Outcome.max_iterations, Outcome.stalled,
+            Outcome.undercut, Outcome.infeasible)  # fmt: skip
+"""The order in which outcomes are numbered in the store."""
+
+
+def split_leaves(tables: Tables) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """The settings cut into those that set shapes or programs, and array leaves.
+
+    Args:
+        tables: complete settings of a cell.
+
+    Returns:
+        Static settings by table, and leaves by dotted name.
+    """
+    static = {family: dict(table) for family, table in tables.items()}
+    preset = PRESETS[static["problem"]["preset"]]
+    names = {"problem": preset.leaves, "start": ("scale", "gain"), "dynamics": DYNAMICS_LEAVES}
+    leaves: dict[str, float] = {}
+    for family, candidates in names.items():
+        for name in candidates:
+            if isinstance(static.get(family, {}).get(name), int | float):
+                leaves[f"{family}.{name}"] = float(static[family].pop(name))
+    return static, leaves
+
+
+def start_scheme(table: Mapping[str, Any], instance: PlantedProblem) -> Any:
+    """The initialisation scheme of a table `start`."""
+    match table["scheme"]:
+        case "gaussian":
+            return Gaussian(table["scale"])
+        case "small":
+            return Small(table["scale"])
+        case "orthogonal":
+            return Orthogonal(table["gain"])
+        case "residual":
+            return Residual(table["scale"])
+        case "balanced":
+            return Balanced(instance.truth)
+        case _:
+            return Flattest(instance.truth)
+
+
+def make_instance(key: Any, tables: Tables) -> PlantedProblem:
+    """The planted problem of a cell, with the study's parameterization in place of the preset's where one is given."""
+    settings = dict(tables["problem"])
+    instance = PRESETS[settings.pop("preset")].make(key, **settings)
+    table = tables.get("parameterization")
+    if table is None:
+        return instance
+    shape = instance.problem.measurements.matrix_shape
+    match table["kind"]:
+        case "deep_matrix":
+            chosen: Any = deep_matrix(shape, table["depth"], table["width"])
+        case "residual_chain":
+            chosen = residual_chain(shape, table["depth"])
+        case "hadamard":
+            chosen = Hadamard(shape, table["depth"])
+        case _:
+            chosen = Quadratic(shape[0], table["positive"], table["negative"])
+
+    def exchanged(problem: RecoveryProblem) -> RecoveryProblem:
+        return RecoveryProblem(problem.measurements, chosen, problem.targets)
+
+    held_out = None if instance.held_out is None else exchanged(instance.held_out)
+    return PlantedProblem(exchanged(instance.problem), instance.truth, instance.outliers, held_out)
+
+
+def cell_keys(seed: Any) -> tuple[Any, Any, Any]:
+    """The keys of problem, start and training: functions of the seed alone, so that cells share their randomness."""
+    problem, start, training = jax.random.split(jax.random.key(seed), 3)
+    return problem, start, training
+
+
+def _one(static: Tables, seed: Any, leaves: Mapping[str, Any]) -> tuple[PlantedProblem, PyTree, Any]:
+    tables: dict[str, dict[str, Any]] = {family: dict(table) for family, table in static.items()}
+    for key, value in leaves.items():
+        family, _, name = key.partition(".")
+        tables[family][name] = value
+    problem_key, start_key, training_key = cell_keys(seed)
+    instance = make_instance(problem_key, tables)
+    params = instance.problem.parameterization.init_params(start_key, start_scheme(tables["start"], instance))
+    return instance, params, jax.random.key_data(training_key)
+
+
+@functools.lru_cache(maxsize=64)
+def _builder(static_json: str) -> Any:
+    static = _from_json(static_json)
+    build = functools.partial(_one, static)
+    if PRESETS[static["problem"]["preset"]].traceable:
+        return eqx.filter_jit(eqx.filter_vmap(build))
+
+    def each(seeds: np.ndarray, leaves: Mapping[str, np.ndarray]) -> PyTree:
+        lanes = [build(seed, {k: v[i] for k, v in leaves.items()}) for i, seed in enumerate(seeds)]
+        return jax.tree.map(lambda *x: jnp.stack(x) if eqx.is_array(x[0]) else x[0], *lanes)
+
+    return each
+
+
+def _from_json(text: str) -> dict[str, dict[str, Any]]:
+    def tupled(value: Any) -> Any:
+        return tuple(tupled(v) for v in value) if isinstance(value, list) else value
+
+    return {family: {k: tupled(v) for k, v in table.items()} for family, table in json.loads(text).items()}
+
+
+@eqx.filter_jit
+def _measured(instance: PlantedProblem, params: PyTree, names: tuple[str, ...], threshold: float) -> dict[str, Any]:
+    return eqx.filter_vmap(lambda i, p: quantities_at(i, p, names, threshold))(instance, params)
+
+
+def lane_bytes(tables: Tables) -> int:
+    """Memory of one lane: its problem and parameters, and what training and measuring hold beside them.
+
+    Args:
+        tables: complete settings.
+
+    Returns:
+        An estimate in bytes, from the shapes alone; 0 where shapes are random.
+    """
+    static, leaves = split_leaves(tables)
+    if not PRESETS[static["problem"]["preset"]].traceable:
+        return 0
+    shapes = eqx.filter_eval_shape(functools.partial(_one, static), jnp.zeros((), jnp.uint32), leaves)
+    arrays = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes) if hasattr(x, "dtype"))
+    draws = 16 * 1024 * static.get("dynamics", {}).get("batch_size", 0)
+    return 6 * arrays + draws
+
+
+def train_block(
+    tables: Sequence[Tables],
+    seeds: Sequence[int],
+    measure: Mapping[str, Any],
+    stopping: Mapping[str, Any],
+    precision: str,
+) -> dict[str, np.ndarray]:
+    """Build, train and measure the lanes of a block.
+
+    Args:
+        tables: complete settings of each lane; they differ in leaves only.
+        seeds: of each lane.
+        measure: `quantities`, `threshold`, `record`, `every`.
+        stopping: `steps`.
+        precision: of the training.
+
+    Returns:
+        Values by name, shape (lanes,) or (lanes, times); `outcome` counts in `OUTCOMES`.
+
+    Raises:
+        UsageError: for settings that do not fit each other.
+    """
+    cut = [split_leaves(table) for table in tables]
+    static_json = json.dumps(cut[0][0], sort_keys=True)
+    leaves = {key: np.array([lane[1][key] for lane in cut]) for key in cut[0][1]}
+    building = {key: value for key, value in leaves.items() if not key.startswith("dynamics.")}
+    built = _builder(static_json)(np.asarray(seeds, np.uint32), building)
+    instance, params, key_data = built
+    names, threshold = tuple(measure["quantities"]), float(measure["threshold"])
+    found: dict[str, np.ndarray] = {}
+    outcome = np.zeros(len(tables))
+    rule = cut[0][0].get("dynamics")
+    if rule is not None:
+        single = precision == "float32"
+        problem = in_float32(instance.problem) if single else instance.problem
+        objective = Observed(problem, instance, tuple(measure["record"]), threshold)
+        records = {"all": Record(objective.quantities, every=measure["every"])} if measure["record"] else {}
+        result = train_ensemble(
+            objective,
+            _dynamics(rule, {k.partition(".")[2]: v for k, v in leaves.items() if k.startswith("dynamics.")}),
+            in_float32(params) if single else params,
+            steps=stopping["steps"],
+            keys=jax.random.wrap_key_data(key_data),
+            batched_objective=True,
+            records=records,
+            chunk=min(1024, max(stopping["steps"], 1)),
+        )
+        params = jax.tree.map(lambda x: x.astype(jnp.float64) if eqx.is_inexact_array(x) else x, result.params)
+        outcomes = result.outcome if isinstance(result.outcome, tuple) else (result.outcome,)
+        if Outcome.interrupted in outcomes:
+            raise KeyboardInterrupt
+        outcome = np.array([float(OUTCOMES.index(o)) for o in outcomes])
+        found["steps"] = np.asarray(result.step, float)
+        if records:
+            history = result.records["all"]
+            found |= {f"{name}_along": np.asarray(values) for name, values in history.values.items()}
+    found |= {name: np.asarray(values) for name, values in _measured(instance, params, names, threshold).items()}
+    return {"outcome": outcome, **found}
+
+
+def _dynamics(rule: Mapping[str, Any], leaves: Mapping[str, np.ndarray]) -> Any:
+    match rule["rule"]:
+        case "gradient_descent":
+            return GradientDescent(**leaves)
+        case "sgd":
+            return StochasticGradientDescent(batch_size=rule["batch_size"], **leaves)
+        case _:
+            return LabelNoiseSGD(batch_size=rule["batch_size"], **leaves)

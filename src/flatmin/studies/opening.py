@@ -1,0 +1,186 @@
+"""Finding and making the folder of a study, and refusing one that does not fit."""
+
+import json
+import pathlib
+from typing import Any
+
+from pydantic import ValidationError
+
+from flatmin._core import JobError, UsageError
+from flatmin.storage.folders import replace_file
+from flatmin.studies._segments import DONE
+from flatmin.studies.spec import StudySpec
+from flatmin.studies.store import Store, in_use
+from flatmin.studies.study import Study, plan
+
+FORMAT = 1
+_DESCRIPTION = "study.json"
+_OURS = ("segments", "specs", "running", "logs")
+"""What a folder holds whose making was interrupted."""
+
+
+def find_store(folder: pathlib.Path) -> Store:
+    """The study in a folder.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        Its store.
+
+    Raises:
+        UsageError: if it holds no study.
+        JobError: if its description is damaged or of another format.
+    """
+    path = folder / _DESCRIPTION
+    if not path.is_file():
+        what = "holds no study" if folder.is_dir() else "does not exist"
+        raise UsageError(
+            f"study: {folder} {what}; give a study's file or folder, or start one with `flatmin study run`"
+        )
+    plain = _description(path)
+    try:
+        return Store(folder, Study(StudySpec.model_validate(plain["spec"]), int(plain["width"])))
+    except (ValidationError, KeyError, TypeError, ValueError) as error:
+        raise JobError(
+            f"study: {path} does not describe a study that this flatmin knows (written by flatmin "
+            f"{plain.get('versions', {}).get('flatmin', '?')}); run its file again into another folder"
+        ) from error
+
+
+def open_store(folder: pathlib.Path, spec: StudySpec, *, accept_changes: bool = False) -> Store:
+    """The store of a spec in a folder, made if it is not there.
+
+    Args:
+        folder: the folder.
+        spec: the spec.
+        accept_changes: go on although finished cells lose their place or another version computed them.
+
+    Returns:
+        The store, ready to be written to.
+
+    Raises:
+        UsageError: for a folder of something else, an edited spec that loses finished cells, another version.
+        JobError: if the folder cannot be written, or is too small for the study.
+    """
+    path = folder / _DESCRIPTION
+    width, state = None, None
+    if path.is_file():
+        plain = _description(path)
+        width = int(plain.get("width", 1))
+        state = (plain.get("id"), plain.get("versions", {}).get("flatmin"))
+    elif folder.is_dir() and any(path.name not in _OURS and path.name[0] != "." for path in folder.iterdir()):
+        raise UsageError(f"out: {folder} is not empty and holds no study; choose another folder with --out")
+    study = plan(spec, width)
+    store = Store(folder, study)
+    if state is not None:
+        if state[0] != study.id and (mark := next(iter(store.others()), None)):
+            raise in_use(folder, mark)
+        _check_version(folder, state[1], accept_changes)
+        if state[0] != study.id and not accept_changes:
+            _check_edit(folder, store)
+    check_room(folder, study)
+    try:
+        for name in ("segments", "specs"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        described = json.dumps(description(study), indent=2, ensure_ascii=False).encode()
+        if not (folder / "specs" / f"{study.id}.json").is_file():
+            replace_file(folder / "specs" / f"{study.id}.json", described)
+        if state is None or path.read_bytes() != described:
+            replace_file(path, described)
+    except OSError as error:
+        raise JobError(
+            f"out: cannot write to {folder} ({error.strerror or error}); choose another folder with --out"
+        ) from error
+    return store
+
+
+def description(study: Study) -> dict[str, Any]:
+    """What `study.json` holds."""
+    return {
+        "format": FORMAT,
+        "id": study.id,
+        "width": study.width,
+        "versions": _versions(),
+        "spec": study.spec.model_dump(mode="json", by_alias=True, exclude_unset=True),
+    }
+
+
+def _versions() -> dict[str, str]:
+    import importlib.metadata
+
+    import flatmin
+
+    return {"flatmin": flatmin.__version__} | {n: importlib.metadata.version(n) for n in ("jax", "jaxlib", "numpy")}
+
+
+def _description(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(plain, dict) or "spec" not in plain:
+            raise ValueError("no spec")  # noqa: TRY301 - the same sentence as for a damaged file
+    except (OSError, ValueError) as error:
+        raise JobError(
+            f"study: {path} cannot be read ({error}); restore it, or run the study's file into another folder"
+        ) from error
+    if plain.get("format") != FORMAT:
+        raise JobError(
+            f"study: {path} has format {plain.get('format')}, expected {FORMAT}; use the flatmin that wrote it"
+        )
+    return plain
+
+
+def _check_version(folder: pathlib.Path, stored: str | None, accepted: bool) -> None:
+    import flatmin
+
+    if stored != flatmin.__version__ and not accepted:
+        raise UsageError(
+            f"out: {folder} was computed by flatmin {stored}, this is {flatmin.__version__}, and results may differ; "
+            "install that version, choose another folder with --out, or mix them with --accept-changes"
+        )
+
+
+def _check_edit(folder: pathlib.Path, store: Store) -> None:
+    before = find_store(folder)
+    finished, kept = count_valid(before, store)
+    if kept < finished:
+        raise UsageError(
+            f"file: the spec was edited after the run in {folder}: {kept} of {finished} finished cells are still "
+            f"valid, {finished - kept} would not be used; choose another folder with --out, or go on with "
+            "--accept-changes"
+        )
+
+
+def count_valid(before: Store, after: Store) -> tuple[int, int]:
+    """How many cells are finished in a folder, and how many of them a changed spec has too.
+
+    Args:
+        before: the store as it is.
+        after: the same folder with the changed spec.
+
+    Returns:
+        Finished, and still valid.
+    """
+    return before.read(values=False).count(DONE), after.read(values=False).count(DONE)
+
+
+def check_room(folder: pathlib.Path, study: Study) -> None:
+    """Refuse a study that the disk, or an array over all cells, cannot hold.
+
+    Args:
+        folder: where it shall be.
+        study: the study.
+
+    Raises:
+        UsageError: with the size and the room there is.
+    """
+    import shutil
+
+    size = study.grid.size * study.bytes_per_cell
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if size > free:
+        raise UsageError(
+            f"axes: {study.grid.size:,} cells take {size / 1e9:,.1f} GB, and {existing} has {free / 1e9:,.1f} GB free; "
+            "take fewer values, record less, or choose another disk with --out"
+        )

@@ -1,0 +1,54 @@
+"""Functions that studies in the tests call as cells."""
+
+import os
+import pathlib
+import signal
+import time
+
+import numpy as np
+from scipy.special import expit
+
+
+def tiny(seed, x=0.0, y=0):
+    return x * 2 + y + seed
+
+
+def coin(seed, x=0.0, middle=0.5, scale=0.1, row=0):
+    """A Bernoulli trial whose probability passes from 0 to 1 along x."""
+    p = expit((x - middle) / scale)
+    return float(np.random.default_rng([seed, int(1e6 * x), row]).random() < p)
+
+
+def fussy(seed, x=0):
+    if x == 3:
+        raise ValueError("x is three\n  and that will not do")
+    return x
+
+
+def counted(seed, x=0, folder=""):
+    """Leaves a file a call."""
+    path = pathlib.Path(folder) / f"{x}-{seed}-{os.getpid()}-{time.time_ns()}"
+    path.touch()
+    return x + seed / 10
+
+
+def deadly(seed, x=0, folder=""):
+    """Kills its process: always at x = 2, once at x = 4."""
+    mark = pathlib.Path(folder) / f"dead-{x}"
+    if x == 2 or (x == 4 and not mark.exists()):
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def slow(seed, x=0, seconds=0.05):
+    time.sleep(seconds)
+    return x + seed
+
+
+def loud(seed, x=0):
+    print("hello", x, flush=True)
+    os.write(1, b"raw\n")
+    if x == 5:
+        raise RuntimeError("five")
+    return x

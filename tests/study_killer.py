@@ -1,0 +1,71 @@
+"""Runs a study again and again and kills it with SIGKILL at random moments: `python study_killer.py FOLDER KILLS SEED`.
+
+After each kill everything that was reported as finished must be finished and right. Prints the number of kills that
+hit a running study, and the hash of the completed one.
+"""
+
+import os
+import pathlib
+import random
+import signal
+import sys
+import time
+
+from flatmin.studies import find_store, run_study, study_spec
+from flatmin.studies._segments import DONE
+from flatmin.studies.store import content_hash
+
+SPEC = {
+    "name": "kills",
+    "seeds": 50,
+    "function": {"call": "study_cells:tiny"},
+    "axes": {"function.x": {"from": 0, "to": 9, "count": 10}},
+}
+
+
+def child(folder, pipe, batch_size):
+    def report(progress):
+        os.write(pipe, progress.done.to_bytes(4, "little"))
+
+    try:
+        run_study(study_spec(SPEC), folder, batch_size=batch_size, progress=report)
+    finally:
+        os._exit(0)
+
+
+def main(folder, kills, seed):
+    rng = random.Random(seed)
+    hit = 0
+    for _ in range(kills):
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            child(folder, writing, rng.choice([1, 1, 2, 7]))
+        os.close(writing)
+        time.sleep(rng.uniform(0, 0.04))
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        hit += os.WIFSIGNALED(status)
+        reported = b""
+        while part := os.read(reading, 65536):
+            reported += part
+        os.close(reading)
+        if not (folder / "study.json").is_file():
+            continue
+        store = find_store(folder)
+        content = store.read()
+        assert not content.damaged, content.damaged
+        if len(reported) >= 4:
+            last = int.from_bytes(reported[len(reported) // 4 * 4 - 4 :][:4], "little")
+            assert content.count(DONE) >= last, (content.count(DONE), last)
+        for cell in range(store.study.grid.size):
+            if content.states[cell] == DONE:
+                values = store.study.values(cell)
+                assert content.values["value"][cell] == 2 * values["function.x"] + values["seed"]
+    run_study(study_spec(SPEC), folder)
+    store = find_store(folder)
+    print(hit, content_hash(store.study, store.read()))
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
