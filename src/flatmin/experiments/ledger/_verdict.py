@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy.stats import t as student
 
+from flatmin._core.intervals import wilson
 from flatmin.experiments.claims import Claim
-from flatmin.experiments.intervals import wilson
 from flatmin.experiments.ledger._entry import Entry
 from flatmin.experiments.numbers import format_number
 
