@@ -15,6 +15,7 @@ from flatmin._core import require_float64
 from flatmin.experiments.cells import Cell, Context, compute_cells
 from flatmin.experiments.figure_data import figure_data
 from flatmin.experiments.ledger import ding as ding
+from flatmin.experiments.ledger import ding_quadratic as ding_quadratic
 from flatmin.experiments.ledger import drift as drift
 from flatmin.experiments.ledger import gatmiry_exact as gatmiry_exact
 from flatmin.experiments.ledger import gatmiry_random as gatmiry_random

@@ -309,35 +309,3 @@ def quadratic_network(rng: Generator, count: int, *, d: int, widths: Sequence[in
 
     measured = np.asarray(dense_trace(jnp.asarray(U), jnp.asarray(x)))
     return Batch(predicted, measured, 1e3 * EPS * predicted, data={"U": U, "x": x})
-
-
-@entry(
-    "ding-quadratic-flat",
-    source="[D, Sec 4.4]",
-    statement="Quadratic networks: 8 tr(Uᵀ D² U) ≥ 8 ‖D M D‖∗ for all M = U₁U₁ᵀ − U₂U₂ᵀ, with equality at the "
-    "spectral split of D M D: flat solutions minimise ‖D M D‖∗.",
-    assumptions="zero residual; D invertible for equality; k₁ and k₂ at least the numbers of positive and negative "
-    "eigenvalues",
-    kind="lower",
-    tight=True,
-    families=tuple(
-        family(f"{d} inputs, {m} samples, {point}", 200, d=d, m=m, point=point)
-        for d, m in ((3, 8), (6, 9))
-        for point in ("random factors", "spectral split")
-    ),
-)
-def quadratic_flat(rng: Generator, count: int, *, d: int, m: int, point: str) -> Batch:
-    """The flattest quadratic networks of a symmetric matrix."""
-    x = rng.normal(size=(count, m, d))
-    U, V = rng.normal(size=(2, count, d, d))
-    D = _draw.root(np.einsum("ki,kia,kib->kab", np.sum(x**2, axis=2), x, x) / m)
-    M = U @ U.transpose(0, 2, 1) - V @ V.transpose(0, 2, 1)
-    if point == "spectral split":
-        values, vectors = np.linalg.eigh(D @ M @ D)
-        factors = np.linalg.solve(D, vectors)
-        U = factors * np.sqrt(np.maximum(values, 0))[:, None]
-        V = factors * np.sqrt(np.maximum(-values, 0))[:, None]
-    off = np.linalg.norm(U @ U.transpose(0, 2, 1) - V @ V.transpose(0, 2, 1) - M, axis=(1, 2))
-    measured = 8 * (np.sum((D @ U) ** 2, axis=(1, 2)) + np.sum((D @ V) ** 2, axis=(1, 2)))
-    measured = np.where(off < 1e-9 * np.linalg.norm(M, axis=(1, 2)), measured, np.nan)
-    return Batch(8 * nuclear(D @ M @ D), measured, 1e-11 * measured, data={"x": x, "U": U, "V": V})
