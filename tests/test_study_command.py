@@ -79,6 +79,10 @@ def test_from_the_template_to_the_report(capsys, tmp_path):
     assert "function.x" in html
 
 
+def test_without_a_verb_it_explains_itself(capsys):
+    assert "Write a commented template" in said(capsys)
+
+
 def test_check_says_what_an_edit_costs(capsys):
     said(capsys, "run", "tiny.toml")
     pathlib.Path("tiny.toml").write_text(TINY.replace("0.5, 1.0", "0.5, 2.0").replace("seeds = 3", "seeds = 4"))

@@ -53,8 +53,10 @@ def hash_of(folder):
     return content_hash(store.study, content)
 
 
-def test_processes_give_the_same_bits(tmp_path):
-    spec = study_spec(TRAINING)
+@pytest.mark.parametrize("seeds", [2, pytest.param(9, marks=pytest.mark.long)])
+def test_processes_give_the_same_bits(tmp_path, seeds):
+    # two seeds are one block, for which one process is started; nine are five
+    spec = study_spec(TRAINING | {"seeds": seeds})
     run_study(spec, tmp_path / "one")
     run_study(spec, tmp_path / "two", workers=2, batch_size=1)
     assert read(tmp_path / "two")[1].reasons == {}

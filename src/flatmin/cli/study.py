@@ -13,13 +13,19 @@ if TYPE_CHECKING:
 study = typer.Typer(
     name="study",
     help="Studies: grids of cells in one file, resumed bit for bit, on one machine or many.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
 )
 _OUT = pathlib.Path("studies")
 File = Annotated[pathlib.Path, typer.Argument(help="A study: a .toml or .yaml file.", metavar="FILE")]
 Where = Annotated[str, typer.Argument(help="A study's file, its folder, or its name in --out.", metavar="STUDY")]
 Out = Annotated[pathlib.Path, typer.Option(help="Folder of studies.")]
+
+
+@study.callback()
+def _help(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @study.command()
