@@ -113,8 +113,8 @@ def values_of(spec: ExploreRegulariser, ensemble: str, progress: Callable[[int, 
 
     Returns:
         Over (depth, matrix): `value`, `lower`, `mean_single`, `geometric_single`; over (matrix, power): `schatten`,
-        `weighted_schatten` (of `D_out^{1/2} M D_in^{1/2}`); over matrix: `rank`, `effective_rank`; and `moment`, which is
-        tr D_out.
+        `weighted_schatten` (of `D_out^{1/2} M D_in^{1/2}`); over matrix: `rank`, `effective_rank`; and `moment`, which
+        is tr D_out.
     """
     op, matrices = measurements_of(spec, ensemble), matrices_of(spec)
     m = op.num_measurements
