@@ -60,9 +60,9 @@ def test_fits_find_a_form_that_is_true():
             "value": (("depth", "matrix"), 3 * table[None, :, at] ** (4 / 3)),
             "mean_single": (("depth", "matrix"), one),
             "geometric_single": (("depth", "matrix"), 0 * one),
-            "weighted_schatten": (("depth", "matrix", "power"), table[None]),
+            "weighted_schatten": (("matrix", "power"), table),
             "schatten": (("matrix", "power"), table),
-            "energy": ((), 1.0),
+            "moment": ((), 1.0),
         },
         coords={"depth": [3], "matrix": np.arange(40), "power": POWERS},
     )

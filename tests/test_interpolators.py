@@ -64,6 +64,18 @@ def test_all_entries_are_lemma_4(depth):
     assert value(op, M, depth) == pytest.approx(float(exact), rel=1e-12)
 
 
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_moments_that_are_products_weigh_the_nuclear_norm(depth):
+    """If the fourth moment is D_out (x) D_in / tr D: `2 L (tr D)^{(2-L)/L} ||D_out^{1/2} M D_in^{1/2}||_*^{2-2/L}`."""
+    out, into = matrix(31, (4, 4)), matrix(32, (3, 3))
+    op = dense(jnp.einsum("ab,ibc,cd->iad", out, jnp.eye(12).reshape(12, 4, 3), into))
+    M = matrix(33, (4, 3), 2)
+    weighted = float(theory.depth_two_regulariser(op, M)) / 4
+    moment = float(jnp.sum(op.tensor**2)) / 12
+    expected = 2 * depth * moment ** ((2 - depth) / depth) * weighted ** (2 - 2 / depth)
+    assert value(op, M, depth) == pytest.approx(expected, rel=1e-10)
+
+
 def test_depth_one_and_zero_matrices_are_trivial():
     op = gaussian(KEY(0), 5, (3, 4))
     assert value(op, jnp.ones((3, 4)), 1) == pytest.approx(2 / 5 * float(jnp.sum(op.tensor**2)))

@@ -28,7 +28,7 @@ def figures(spec: ExploreRegulariser, data: dict[str, xr.Dataset], fits: Fits) -
 def _setting(spec: ExploreRegulariser) -> str:
     return (
         f"Matrices of {spec.rows} × {spec.columns}, {spec.matrices} of them with all ranks and unit Frobenius norm; "
-        "q = 2 − 2/L, w = 1/(2(L−1)). "
+        "q = 2 − 2/L. "
     )
 
 
@@ -43,7 +43,7 @@ def _powers(spec: ExploreRegulariser, fits: Fits) -> Figure:
             series.append(Series(ensemble, x, rows[:, 0], low=rows[:, 1], high=rows[:, 2], kind="points"))
         panels.append(
             Panel(
-                f"{name}: {CANDIDATES[name]}",
+                name,
                 Axis("depth L"),
                 Axis("fitted exponent p", log=True, limits=(0.22, 4.5)),
                 tuple(series),
@@ -63,17 +63,16 @@ def _powers(spec: ExploreRegulariser, fits: Fits) -> Figure:
 
 def _errors(spec: ExploreRegulariser, fits: Fits) -> Figure:
     panels = []
-    for name, formula in CANDIDATES.items():
+    for name in CANDIDATES:
         series = []
         for ensemble in spec.ensembles:
             errors = np.array([fits[ensemble, depth][name].error for depth in spec.depths])
             errors = np.where(np.isfinite(errors), np.maximum(errors, FLOOR), np.nan)
             if np.isfinite(errors).any():
                 series.append(Series(ensemble, spec.depths, errors))
-        free = f"fitted: {FREE[name]}" if name in FREE else "nothing fitted"
         panels.append(
             Panel(
-                f"{name}: {formula} ({free})",
+                name,
                 Axis("depth L"),
                 Axis("relative error", log=True, limits=(FLOOR / 1.5, 20)),
                 tuple(series),
@@ -84,8 +83,13 @@ def _errors(spec: ExploreRegulariser, fits: Fits) -> Figure:
         "Errors of the candidates",
         _setting(spec)
         + "Root mean square of log(F / candidate) over the half of the matrices that was not fitted. A candidate that "
-        "vanishes where F does not is not drawn; errors below 10⁻⁴ are drawn at 10⁻⁴. ν is the mean squared entry of "
-        "the measurements, F_i the value for measurement i alone.",
+        "vanishes where F does not is not drawn; errors below 10⁻⁴ are drawn at 10⁻⁴. The candidates: "
+        + "; ".join(
+            f"{name}, {formula}" + (f" ({FREE[name]} fitted)" if name in FREE else " (nothing fitted)")
+            for name, formula in CANDIDATES.items()
+        )
+        + ". F_i is the value for measurement i alone. The weighted nuclear norm is exact at depth 2, and at every "
+        "depth where the fourth moment of the measurements is the product of their second moments.",
         tuple(panels),
         columns=2,
     )

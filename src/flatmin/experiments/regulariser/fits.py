@@ -11,8 +11,8 @@ from flatmin.experiments.regulariser.samples import POWERS
 CANDIDATES = {
     "nuclear": "a ‖M‖∗^q",
     "Schatten": "a ‖M‖_Sp^q",
-    "weighted Schatten": "a ‖D_out^w M D_in^w‖_Sp^q",
-    "weighted nuclear": "2L ν^((L−2)/L) ‖D_out^w M D_in^w‖∗^q",
+    "weighted Schatten": "a ‖D_out^½ M D_in^½‖_Sp^q",
+    "weighted nuclear": "2L (tr D_out)^((2−L)/L) ‖D_out^½ M D_in^½‖∗^q",
     "mean of single": "(1/n) Σ F_i(M)",
     "geometric mean of single": "a Π F_i(M)^(1/n)",
 }
@@ -60,10 +60,10 @@ def fit_all(data: xr.Dataset, depth: int, bootstraps: int, seed: int) -> dict[st
     one = int(np.argmin(np.abs(POWERS - 1)))
     train = np.arange(len(F)) % 2 == 0
     schatten, weighted = q * np.log(at.schatten.values), q * np.log(at.weighted_schatten.values)
-    nu = float(at.energy)
+    moment = float(at.moment)
     with np.errstate(divide="ignore"):
         fixed = {
-            "weighted nuclear": np.log(2 * depth) + (depth - 2) / depth * np.log(nu) + weighted[:, one],
+            "weighted nuclear": np.log(2 * depth) + (2 - depth) / depth * np.log(moment) + weighted[:, one],
             "mean of single": np.log(at.mean_single.values),
         }
         geometric = np.log(at.geometric_single.values)

@@ -112,26 +112,25 @@ def values_of(spec: ExploreRegulariser, ensemble: str, progress: Callable[[int, 
         progress: called with (done, all).
 
     Returns:
-        Over (depth, matrix): `value`, `lower`, `mean_single`, `geometric_single`; over (depth, matrix, power):
-        `weighted_schatten`; over (matrix, power): `schatten`; over matrix: `rank`, `effective_rank`; and `energy`.
+        Over (depth, matrix): `value`, `lower`, `mean_single`, `geometric_single`; over (matrix, power): `schatten`,
+        `weighted_schatten` (of `D_out^{1/2} M D_in^{1/2}`); over matrix: `rank`, `effective_rank`; and `moment`, which
+        is tr D_out.
     """
     op, matrices = measurements_of(spec, ensemble), matrices_of(spec)
     m = op.num_measurements
     out, into = np.asarray(row_gram(op)) / m, np.asarray(col_gram(op)) / m
     shape = (len(spec.depths), spec.matrices)
     value, lower, mean_single, geometric_single = np.full((4, *shape), np.nan)
-    weighted = np.empty((*shape, len(POWERS)))
+    sides = [_root(D) for D in (out, into)]
     total = len(spec.depths) * spec.matrices
     for i, depth in enumerate(spec.depths):
         singles = np.stack([single_measurement_values(op, M, depth) for M in matrices])
         mean_single[i] = singles.mean(1)
         with np.errstate(divide="ignore"):
             geometric_single[i] = np.exp(np.log(singles).mean(1))
-        sides = [_power(D, 1 / (2 * (depth - 1))) for D in (out, into)]
         for j, M in enumerate(matrices):
             found = induced_regulariser(op, jnp.asarray(M), depth)
             value[i, j], lower[i, j] = found.value, found.lower
-            weighted[i, j] = _schatten(sides[0] @ M @ sides[1])
             progress(i * spec.matrices + j, total)
     spectra = np.linalg.svd(matrices, compute_uv=False)
     return xr.Dataset(
@@ -140,20 +139,23 @@ def values_of(spec: ExploreRegulariser, ensemble: str, progress: Callable[[int, 
             "lower": (("depth", "matrix"), lower),
             "mean_single": (("depth", "matrix"), mean_single),
             "geometric_single": (("depth", "matrix"), geometric_single),
-            "weighted_schatten": (("depth", "matrix", "power"), weighted),
+            "weighted_schatten": (
+                ("matrix", "power"),
+                np.stack([_schatten(sides[0] @ M @ sides[1]) for M in matrices]),
+            ),
             "schatten": (("matrix", "power"), np.stack([_schatten(M) for M in matrices])),
             "rank": ("matrix", (spectra > 1e-10).sum(1)),
             "effective_rank": ("matrix", spectra.sum(1) ** 2),
-            "energy": ((), float(np.trace(out)) / (spec.rows * spec.columns)),
+            "moment": ((), float(np.trace(out))),
             "measurements": ((), m),
         },
         coords={"depth": list(spec.depths), "matrix": np.arange(spec.matrices), "power": POWERS},
     )
 
 
-def _power(D: np.ndarray, power: float) -> np.ndarray:
+def _root(D: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh((D + D.T) / 2)
-    return (vectors * np.maximum(values, 0) ** power) @ vectors.T
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 def _schatten(M: np.ndarray) -> Float[np.ndarray, " powers"]:
