@@ -189,6 +189,7 @@ class TracePenalty(eqx.Module):
         return hessian_trace(self.problem, params).value
 
 
+@pytest.mark.long
 def test_trace_penalty_of_a_recovery_problem_lowers_the_trace(key):
     problem = matrix_sensing(key, (3, 3), 1, 4, depth=2).problem
     params = problem.parameterization.init_params(key, Gaussian(0.8))

@@ -22,7 +22,7 @@ from flatmin.measurements import dense, gaussian, rip_exact, rip_lower_estimate
 from flatmin.theory import STATEMENTS, ding2022
 
 # compilations of seconds each; they run with the long tests
-SLOW = {"ding-theorem-3-2-bound", "mulayoff-threshold", "kamber-sharpness"} | {
+SLOW = {"ding-theorem-3-2-bound", "ding-theorem-3-2-convex", "mulayoff-threshold", "kamber-sharpness"} | {
     key for key in ENTRIES if key.startswith("drift-") and key != "drift-full-batch-sam"
 }
 KEYS = [pytest.param(key, marks=pytest.mark.long if key in SLOW else ()) for key in ENTRIES]

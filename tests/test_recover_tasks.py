@@ -139,6 +139,7 @@ def test_a_radius_lets_noise_be_missed(tmp_path, recover):
     assert np.linalg.norm(ball - matrix) < np.linalg.norm(exact - matrix)
 
 
+@pytest.mark.long
 def test_large_completions_go_by_factors(tmp_path, recover, monkeypatch):
     path, _, _ = completion_csv(tmp_path, rows=30, columns=24, rank=2)
     for method in ("flat", "nuclear"):

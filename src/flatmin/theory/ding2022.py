@@ -192,7 +192,7 @@ def flat_units(
     return units[:, values > floor], units[:, values < -floor]
 
 
-@statement("upper", "as [D, Thm 3.3], derived here", "flat units of a flat solution; D invertible")
+@statement("upper", "[D, Thm 3.3], for quadratic networks, derived here", "flat units of a flat solution; D invertible")
 def quadratic_norm_gap_bound(weight: Float[Array, "d d"]) -> Float[Array, ""]:
     """`(||U_1||^2 + ||U_2||^2) / ||M_nuc||_* - 1 <= kappa(D)^2 - 1`.
 
@@ -209,7 +209,7 @@ def quadratic_norm_gap_bound(weight: Float[Array, "d d"]) -> Float[Array, ""]:
     return (t / s) ** 2 - 1
 
 
-@statement("upper", "as [D, Thm 3.3], derived here", "flat units of any matrix; D invertible")
+@statement("upper", "[D, Thm 3.3], for quadratic networks, derived here", "flat units of any matrix; D invertible")
 def overlap_bound(weight: Float[Array, "d d"]) -> Float[Array, ""]:
     """`||U_1^T U_2||_F / ||M||_F <= (kappa(D)^2 - 1) / (2 sqrt 2)`.
 
