@@ -346,7 +346,8 @@ class _Walker:
         if not float(back.loss) <= LOSS_LIMIT:
             # far from the set Gauss-Newton may need the kernel of where it is now
             self.form(back.params)
-            back = _retract(self.residual, back.params, None, None)
+            exact = _inverse(self.residual, back.params) if size <= FORMED_LIMIT else None
+            back = _retract(self.residual, back.params, None, exact)
         if not float(back.loss) <= LOSS_LIMIT:
             raise UsageError(
                 f"params: no point of zero loss was found near them (loss {float(back.loss):.1e} after projecting); "
