@@ -17,15 +17,12 @@ def verify_theory(
     ] = "",
 ) -> None:
     """Put every theorem, lemma and example of the papers to the test on thousands of instances."""
-    from flatmin.cli._setup import prepare_jax, writable_folder
+    from flatmin.cli._setup import prepare_jax
 
     prepare_jax()
     from flatmin._core import check_at_least
-    from flatmin.cli._background import Tracker, in_background
-    from flatmin.cli._tables import print_claims, print_run
-    from flatmin.experiments import ledger, obtain_run, run_id
-    from flatmin.experiments.cells import Context, discard_cells
-    from flatmin.report import render_run
+    from flatmin.cli._experiment import exit_if_failed, run_experiment
+    from flatmin.experiments import ledger
 
     check_at_least("workers", workers, 1)
     check_at_least("seed", seed, 0)
@@ -33,23 +30,9 @@ def verify_theory(
         _show(instance, seed=seed, quick=quick)
         return
     spec = ledger.SIZES["quick" if quick else "demo"](seed)
-    writable_folder(out)
-    experiment, tracker = ledger.EXPERIMENT, Tracker()
-    folder = out / ".cells" / f"{experiment.name}-{run_id(experiment.name, experiment.version, spec)}"
-    context = Context(folder=folder, workers=workers, progress=tracker)
-    run, is_new = in_background(
-        lambda: obtain_run(
-            experiment, spec, lambda settings: ledger.compute(settings, context), out=out, render=render_run
-        ),
-        tracker,
-    )
-    discard_cells(folder)
-    print_claims(run.claims)
-    print_run(run, is_new=is_new)
-    failed = [claim.name for claim in run.claims if not claim.holds]
-    if strict and failed:
-        typer.echo(f"flatmin: {len(failed)} statement(s) do not hold: {', '.join(failed)}", err=True)
-        raise typer.Exit(1)
+    failed = run_experiment(ledger.EXPERIMENT, spec, ledger.compute, out=out, workers=workers)
+    if strict:
+        exit_if_failed(failed, "statement(s)")
 
 
 def _show(instance: str, *, seed: int, quick: bool) -> None:

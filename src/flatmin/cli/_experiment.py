@@ -1,0 +1,47 @@
+"""What the commands that run an experiment share: compute with progress, store, print, exit."""
+
+import pathlib
+from typing import Any
+
+import typer
+
+
+def run_experiment(experiment: Any, spec: Any, compute: Any, *, out: pathlib.Path, workers: int) -> list[str]:
+    """Compute or find a run, print its claims and where it is.
+
+    Args:
+        experiment: name, version and texts.
+        spec: the settings.
+        compute: called as `compute(spec, context)`.
+        out: folder of runs.
+        workers: pieces computed at the same time.
+
+    Returns:
+        Names of the claims that do not hold.
+    """
+    from flatmin.cli._background import Tracker, in_background
+    from flatmin.cli._setup import writable_folder
+    from flatmin.cli._tables import print_claims, print_run
+    from flatmin.experiments import obtain_run, run_id
+    from flatmin.experiments.cells import Context, discard_cells
+    from flatmin.report import render_run
+
+    writable_folder(out)
+    tracker = Tracker()
+    folder = out / ".cells" / f"{experiment.name}-{run_id(experiment.name, experiment.version, spec)}"
+    context = Context(folder=folder, workers=workers, progress=tracker)
+    run, is_new = in_background(
+        lambda: obtain_run(experiment, spec, lambda settings: compute(settings, context), out=out, render=render_run),
+        tracker,
+    )
+    discard_cells(folder)
+    print_claims(run.claims)
+    print_run(run, is_new=is_new)
+    return [claim.name for claim in run.claims if not claim.holds]
+
+
+def exit_if_failed(failed: list[str], what: str) -> None:
+    """With `--strict`: exit code 1 and one sentence if a claim does not hold."""
+    if failed:
+        typer.echo(f"flatmin: {len(failed)} {what} do not hold: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)
