@@ -153,7 +153,7 @@ def lane_bytes(tables: Tables) -> int:
     if not PRESETS[static["problem"]["preset"]].traceable:
         return 0
     shapes = eqx.filter_eval_shape(functools.partial(_one, static), jnp.zeros((), jnp.uint32), leaves)
-    arrays = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes) if hasattr(x, "dtype"))
+    arrays = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes) if isinstance(x, jax.ShapeDtypeStruct))
     draws = 16 * 1024 * static.get("dynamics", {}).get("batch_size", 0)
     return 6 * arrays + draws
 
