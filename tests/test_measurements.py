@@ -336,6 +336,10 @@ MISTAKES = {
         r"fn: fn\(2X \+ Y\) differs .* without off",
     ),
     "function: square": (lambda: fm.from_function(lambda X: X[0] ** 2, (2, 3)), "measurements must be linear"),
+    "function: no transpose": (
+        lambda: fm.from_function(lambda X: (X @ X.T)[0] * 0.0 + X[:, 0], (2, 3)),
+        "fn: JAX cannot transpose it",
+    ),
     "function: nan": (lambda: fm.from_function(lambda X: X[0] * NAN, (2, 3)), "measurements must be linear"),
     "function: matrix": (
         lambda: fm.from_function(lambda X: X, (2, 3)),

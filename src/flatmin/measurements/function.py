@@ -56,7 +56,7 @@ def from_function(fn: Callable[[Array], Array], matrix_shape: tuple[int, int]) -
         The measurements.
 
     Raises:
-        UsageError: if the output is not one vector, m = 0, or the function is not linear.
+        UsageError: if the output is not one vector, m = 0, the function is not linear, or JAX cannot transpose it.
     """
     check_at_least("matrix_shape", min(matrix_shape), 1)
     shape = (int(matrix_shape[0]), int(matrix_shape[1]))
@@ -69,4 +69,11 @@ def from_function(fn: Callable[[Array], Array], matrix_shape: tuple[int, int]) -
     scale = jnp.max(jnp.abs(apart)) + jnp.max(jnp.abs(together))
     if not bool(jnp.max(jnp.abs(together - apart)) <= 1e-3 * scale):
         raise UsageError("fn: fn(2X + Y) differs from 2 fn(X) + fn(Y); measurements must be linear, without offset")
-    return FunctionMeasurements(fn, shape, out.shape[0])
+    measurements = FunctionMeasurements(fn, shape, out.shape[0])
+    try:  # linear in value is not enough: JAX transposes operation by operation
+        jax.eval_shape(measurements.adjoint, out)
+    except Exception as error:
+        raise UsageError(
+            f"fn: JAX cannot transpose it ({type(error).__name__}), so it has no adjoint; keep each step linear in X"
+        ) from error
+    return measurements
