@@ -41,7 +41,7 @@ test-long: $(VENV)/.stamp-dev  ## the long tests too
 	touch $@
 
 test-lowest: .venv-lowest/.stamp  ## the core tests with the oldest supported dependencies
-	.venv-lowest/bin/python -m pytest -q -p no:cacheprovider $(LOWEST)
+	FLATMIN_TEST_XLA=default .venv-lowest/bin/python -m pytest -q -p no:cacheprovider $(LOWEST)
 
 lint: $(VENV)/.stamp-dev   ## style and formatting, without changing anything
 	$(BIN)/ruff check .
