@@ -187,6 +187,16 @@ def test_label_noise_fits_and_is_flatter_than_the_balanced_start(tmp_path, recov
     assert "figure-03-training" in load_run(folder).data_names
 
 
+def test_label_noise_ends_on_the_targets_where_descent_is_slow(tmp_path, recover):
+    """Few steps: descent without noise is still far above the tolerance, Gauss-Newton steps bring it there."""
+    path, *_ = completion_csv(tmp_path, rows=8, columns=8, rank=1, fraction=0.7)
+    code, _, result, _, _ = recover(path, "--method", "label-noise", "--depth", "2", "--steps", "1500")
+    training = result["training"]
+    assert code == 0, training
+    assert training["residual"] <= training["tolerance"] == 1e-3
+    assert 1e-4 < training["correction"] < 0.2
+
+
 def read_seen(path, shape):
     data = read_data(str(path))
     seen = np.zeros(shape, dtype=bool)

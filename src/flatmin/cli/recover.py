@@ -139,6 +139,9 @@ def _summary(result: dict[str, Any]) -> list[tuple[str, str]]:
     if training:
         fit = f"loss {_number(training['loss'], 3)}, residual {_number(training['residual'], 3)}"
         rows.append((f"training, depth {training['depth']}", f"{fit}, {training['steps']:,} steps"))
+        if training["correction"] > 0:
+            moved = _number(training["correction"], 2)
+            rows.append(("correction", f"Gauss-Newton steps from the end of SGD to the targets, {moved} of its norm"))
         trained = f"tr H {_number(training['trace'])}, sharpness {_number(training['sharpness'])}"
         rows.append(("flatness as trained", trained))
     names = {"held_out": "held-out error", "unseen": "error, entries not shown", "matrix": "error, whole matrix"}

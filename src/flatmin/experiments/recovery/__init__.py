@@ -133,9 +133,8 @@ def _training_result(spec: Recovery, prepared: Prepared, trained: Trained) -> di
     factors = deep_matrix(prepared.shape, depth, width=min(prepared.shape))
     problem = RecoveryProblem(prepared.measurements, factors, jnp.asarray(prepared.targets))
     reached = trained.residual <= spec.tolerance
-    outcome = (
-        Outcome.converged.value if reached else f"{Outcome.completed.value}, but the residual is above the tolerance"
-    )
+    done = Outcome.completed.value
+    outcome = f"{done}; the targets are fitted" if reached else f"{done}, but the residual is above the tolerance"
     return {
         "outcome": outcome,
         "success": reached,
@@ -143,6 +142,7 @@ def _training_result(spec: Recovery, prepared: Prepared, trained: Trained) -> di
             "depth": depth,
             "steps": trained.steps,
             "learning_rates": list(trained.learning_rates),
+            "correction": trained.correction,
             "loss": trained.loss,
             "residual": trained.residual,
             "tolerance": spec.tolerance,

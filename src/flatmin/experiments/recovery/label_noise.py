@@ -10,6 +10,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
+from scipy.optimize import least_squares
+from scipy.sparse.linalg import LinearOperator
 
 from flatmin._core import JobError, Outcome
 from flatmin.dynamics import LabelNoiseSGD, Record, train
@@ -33,6 +36,10 @@ HALVINGS = 12
 """Times that a diverging phase is tried again with half the step size."""
 
 
+CORRECTIONS, LSMR_ITERATIONS = 40, 200
+"""Gauss-Newton steps at the end, and iterations of the linear solver in each."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """The end of a run, in the units of the data.
@@ -45,6 +52,7 @@ class Trained:
         loss: mean of squared residuals, in the units of the targets squared.
         residual: `||A(X) - b|| / ||b||`.
         steps: steps done.
+        correction: `||W - W'|| / ||W||` of the last Gauss-Newton steps; 0 if SGD itself reached the tolerance.
     """
 
     matrix: np.ndarray
@@ -54,6 +62,7 @@ class Trained:
     loss: float
     residual: float
     steps: int
+    correction: float
 
 
 class _Curves(eqx.Module):
@@ -137,6 +146,7 @@ def train_label_noise(
         curves.append({"step": history.steps + done, **history.values})
         rates.append(factor * rate)
         done = end
+    params, correction = _interpolating(problem, params, spec.tolerance)
     params = tuple(layer * t ** (1 / depth) for layer in params)
     matrix = factors.matrix(params)
     miss = np.asarray(op.forward(matrix)) - prepared.targets
@@ -150,7 +160,48 @@ def train_label_noise(
         loss=float(np.mean(miss**2)),
         residual=float(np.linalg.norm(miss) / np.linalg.norm(prepared.targets)),
         steps=steps,
+        correction=correction,
     )
+
+
+def _interpolating(problem: RecoveryProblem, params: Any, tolerance: float) -> tuple[Any, float]:
+    """An interpolating point nearby where SGD without noise, slow in flat directions, is not there yet.
+
+    Gauss-Newton steps in a trust region: singular values that are still fading make the whole step too long. Returns
+    the point and how far it is, relative; the params themselves where there is nothing to do, or no such point in
+    reach (targets that contradict each other).
+    """
+    goal = tolerance**2  # the targets of the scaled problem have mean square 1
+    if float(problem.loss(params)) <= goal:
+        return params, 0.0
+    start, unravel = ravel_pytree(params)
+
+    @jax.jit
+    def residual(point):
+        return problem.predict(unravel(point)) - problem.targets
+
+    forward = jax.jit(lambda point, v: jax.jvp(residual, (point,), (v,))[1])
+    backward = jax.jit(lambda point, r: jax.vjp(residual, point)[1](r)[0])
+
+    def jacobian(point: np.ndarray) -> LinearOperator:
+        products = {
+            "matvec": lambda v: np.asarray(forward(point, v.ravel())),
+            "rmatvec": lambda r: np.asarray(backward(point, r.ravel())),
+        }
+        shape = (len(problem.targets), point.size)
+        return LinearOperator(shape, **products, dtype=start.dtype)  # pyright: ignore[reportCallIssue]
+
+    found = least_squares(
+        lambda point: np.asarray(residual(point)),
+        np.asarray(start),
+        jacobian,  # pyright: ignore[reportArgumentType]
+        tr_solver="lsmr",
+        tr_options={"maxiter": LSMR_ITERATIONS},
+        max_nfev=CORRECTIONS,
+    )
+    if 2 * found.cost / len(problem.targets) > goal:
+        return params, 0.0
+    return unravel(jnp.asarray(found.x)), float(np.linalg.norm(found.x - start) / np.linalg.norm(start))
 
 
 def largest_step(problem: RecoveryProblem, params: Any, batch_size: int) -> float:

@@ -255,4 +255,4 @@ def recovery_experiment(name: str, method: str, task: str | None = None) -> Expe
         The experiment.
     """
     how, summary = _TASK_TEXTS.get(task or "") or _TEXTS[choose("method", method, METHODS)]
-    return Experiment(name="recover", version=1, title=f"Recovery of {name} by {how}", summary=summary)
+    return Experiment(name="recover", version=2, title=f"Recovery of {name} by {how}", summary=summary)
