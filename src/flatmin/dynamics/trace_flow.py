@@ -45,6 +45,7 @@ DOUBLE_TOLERANCE = 1e-9  # of kernel solves in double precision
 FORMING = 0.1  # what forming the kernel costs, in products with it a measurement: it is done in blocks
 
 LIGHT_SHARE = 1e-3  # part of the gradient that is tangent below which `auto` goes over to double precision
+RISE = 1e-2  # of the trace in a step beyond which it is refused, relative, in units of `rtol`
 STALL, ROUNDING = 40, 1e-13  # a stall: so many steps with no more change of the trace, relative, than this
 
 KernelSolve = Literal["auto", "cg", "preconditioned"]
@@ -287,6 +288,11 @@ def trace_flow(
         new, error = walker.attempt(point, here, taken)
         error /= rtol * float(tree_norm(point))
         factor = min(4.0, max(0.2, 0.8 * error ** (-1 / 3))) if error > 0 else 4.0
+        lower = math.nan if new is None else float(_value(trace, new.params))
+        if not lower <= path[-1][1] * (
+            1 + RISE * rtol
+        ):  # the flow only falls: where the set is singular, a step may not
+            factor, error = 0.25, math.inf
         if new is None or not error <= 1:
             rejected, step = rejected + 1, taken * (factor if math.isfinite(error) else 0.25)
             walker.radius *= 1.3
@@ -294,7 +300,7 @@ def trace_flow(
         accepted, now = accepted + 1, stop if clipped else now + taken
         point, here, walker.loss = new.params, new.there, new.loss
         step = max(step, taken * factor) if clipped else taken * factor
-        path.append((now, float(_value(trace, point)), walker.loss, time.perf_counter() - started))
+        path.append((now, lower, walker.loss, time.perf_counter() - started))
         progress.add(path[-1][1], here.share)
         if clipped and now in stops:
             for name, fn in (records or {}).items():
