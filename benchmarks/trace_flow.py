@@ -20,8 +20,8 @@ LEVEL = 1e-3  # how near the smallest trace counts as being there
 TARGET = 50.0
 BATCH = 50
 # (steps, learning rate). The demo's warm-up and walk, then the rates of fastest descent: at the excess e over the
-# smallest trace SGD falls by `lambda (eta^2 / 2B) (e - c eta)` a step, c eta (c = 1.2 here) being the floor that its own
-# noise makes, and fastest at eta = 2e/(3c); both numbers were found by runs at fixed rates
+# smallest trace SGD falls by `lambda (eta^2 / 2B) (e - c eta)` a step, c eta (c = 1.2 here) being the floor that its
+# own noise makes, and fastest at eta = 2e/(3c); both numbers were found by runs at fixed rates
 PHASES = (
     (60_000, 3e-3),
     (120_000, 1e-2),
