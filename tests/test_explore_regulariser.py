@@ -69,6 +69,10 @@ def test_fits_find_a_form_that_is_true():
     fits = fit_all(data, 3, 50, 0)
     assert fits["Schatten"].power[0] == POWERS[at]
     assert fits["Schatten"].power[2] < 1
+    between = 0.3 * np.log(table[:, at]) + 0.7 * np.log(table[:, at + 1])  # off the grid of exponents
+    off = data.assign(value=(("depth", "matrix"), 3 * np.exp(between)[None] ** (4 / 3)))
+    log_power = np.log(fit_all(off, 3, 20, 0)["Schatten"].power[0] / POWERS[at])
+    assert log_power == pytest.approx(0.7 * np.log(POWERS[at + 1] / POWERS[at]), rel=0.02)
     assert fits["Schatten"].scale == pytest.approx(3)
     assert fits["Schatten"].error < 1e-12 < 1e-3 < fits["nuclear"].error
     assert not np.isfinite(fits["geometric mean of single"].error)

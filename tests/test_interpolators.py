@@ -13,8 +13,9 @@ from flatmin import flattest, follow_trace, induced_regulariser
 from flatmin._core import JobError, Outcome, UsageError
 from flatmin.flatness import hessian_trace
 from flatmin.flatness.deep_products import deep_layer_traces
-from flatmin.interpolators import rip_estimate, single_measurement_flattest
+from flatmin.interpolators import _newton, rip_estimate, single_measurement_flattest
 from flatmin.interpolators._chain import Chain, _dense_hessian, _Point, gap_bound, minimise_chain
+from flatmin.interpolators._lanczos import smallest_eigenvalue
 from flatmin.interpolators._model import At, Model, flatten, product, unflatten
 from flatmin.interpolators._newton import escape, minimise_at_width
 from flatmin.interpolators.bounds import attainable
@@ -314,6 +315,57 @@ def test_newton_converges_quadratically_and_leaves_saddles():
     again = minimise_at_width(model, tuple(moved), tolerance=1e-12)
     assert again.iterations <= 3
     assert again.trace == pytest.approx(result.trace, rel=1e-12)
+
+
+@pytest.mark.parametrize("rank", [2, 4])
+def test_newton_by_products_alone_is_that_with_formed_matrices(rank, monkeypatch):
+    planted = matrix_sensing(KEY(3), (5, 5), 1, 8, depth=3)
+    model = Model(planted.problem.measurements, np.asarray(planted.problem.targets))
+    start = tuple(np.random.default_rng(0).standard_normal(s) for s in ((rank, 5), (rank, rank), (5, rank)))
+    formed = minimise_at_width(model, start, tolerance=1e-11)
+    beside = tuple(W + 0.02 * np.random.default_rng(1).standard_normal(W.shape) for W in formed.factors)
+    monkeypatch.setattr(_newton, "DENSE_LIMIT", 0)
+    free = minimise_at_width(model, beside, tolerance=1e-11)
+    assert free.outcome is formed.outcome is Outcome.converged
+    assert free.trace == pytest.approx(formed.trace, rel=1e-12)
+    assert free.kernel_rank == formed.kernel_rank == 8
+    assert free.gauge_modes == formed.gauge_modes <= free.zero_modes <= formed.zero_modes
+    if formed.zero_modes == formed.gauge_modes:
+        assert 0 <= free.curvature - formed.curvature <= free.curvature_error + 1e-9
+        assert free.curvature_error < 0.02 * free.curvature
+    else:
+        assert abs(free.curvature) < 1e-8
+        assert free.curvature_error < 1e-8
+    # at a maximum along a direction the sign is seen, and left
+    lifted = At(model, free.factors)
+    turned = _newton._FreeSplit(lifted)
+    turned.multipliers = turned.multipliers + 50 * np.linalg.norm(turned.multipliers) * np.ones(8)
+    dense_split = _newton._DenseSplit(lifted)
+    dense_split.multipliers = turned.multipliers
+    assert turned.curvature().saddle
+    assert turned.curvature().lowest == pytest.approx(dense_split.curvature().lowest, rel=0.02)
+
+
+def test_smallest_eigenvalue_has_its_sign_and_residual():
+    rng = np.random.default_rng(0)
+    frame = np.linalg.qr(rng.standard_normal((60, 60)))[0]
+    for values in (np.linspace(-0.2, 3, 60), np.geomspace(1e-3, 10, 60), np.repeat([-1.0, 2.0], 30)):
+        H = (frame * values) @ frame.T
+        found = smallest_eigenvalue(lambda x, H=H: H @ x, rng.standard_normal(60), dimension=60, share=1e-4)
+        assert found.value == pytest.approx(values[0], rel=1e-4)
+        assert np.linalg.norm(H @ found.vector - found.value * found.vector) == pytest.approx(found.residual, abs=1e-12)
+        assert np.abs(values - found.value).min() <= found.residual + 1e-12
+        assert found.largest == pytest.approx(np.abs(values).max(), rel=0.05)
+    with pytest.raises(UsageError, match="start: got zeros"):
+        smallest_eigenvalue(lambda x: x, np.zeros(3), dimension=3)
+
+
+def test_a_stall_is_no_lack_of_iterations():
+    planted = matrix_sensing(KEY(3), (5, 5), 1, 8, depth=3)
+    model = Model(planted.problem.measurements, np.asarray(planted.problem.targets))
+    start = tuple(np.random.default_rng(0).standard_normal(s) for s in ((2, 5), (2, 2), (5, 2)))
+    assert minimise_at_width(model, start, tolerance=1e-30).outcome is Outcome.stalled
+    assert minimise_at_width(model, start, tolerance=1e-12, max_iterations=3).outcome is Outcome.max_iterations
 
 
 def test_a_width_that_is_too_small_is_infeasible():

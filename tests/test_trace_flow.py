@@ -214,6 +214,20 @@ def test_flow_of_a_circle_goes_to_its_lowest_point():
     np.testing.assert_allclose(result.params, [0, -1], atol=1e-5)
 
 
+def test_a_flow_that_no_longer_falls_has_stalled():
+    """Single precision keeps no more than seven digits of the slope."""
+    result = trace_flow(
+        lambda p: p[1],
+        lambda p: jnp.sum(p**2, keepdims=True) - 1,
+        jnp.asarray([1.0, 0.5]),
+        tolerance=1e-14,
+        precision="float32",
+    )
+    assert result.outcome is Outcome.stalled
+    assert result.accepted < 1000
+    assert 1e-14 < result.stationarity < 1e-5
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

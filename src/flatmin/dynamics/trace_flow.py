@@ -41,7 +41,12 @@ LOSS_LIMIT = 1e-16  # above which a step is refused
 FORMED_LIMIT = 1500  # measurements up to which the kernel is formed, to make conjugate gradients short
 FIRST_STEP = 0.3  # of the step whose displacement is sqrt(rtol) of the params
 LIGHT_FROM = 2**20  # numbers in the residual map from which slopes are computed in single precision
+DOUBLE_TOLERANCE = 1e-9  # of kernel solves in double precision
 FORMING = 0.1  # what forming the kernel costs, in products with it a measurement: it is done in blocks
+
+LIGHT_SHARE = 1e-3  # part of the gradient that is tangent below which `auto` goes over to double precision
+RISE = 1e-2  # of the trace in a step beyond which it is refused, relative, in units of `rtol`
+STALL, ROUNDING = 40, 1e-13  # a stall: so many steps with no more change of the trace, relative, than this
 
 KernelSolve = Literal["auto", "cg", "preconditioned"]
 
@@ -59,8 +64,8 @@ class TraceFlowResult:
         seconds: wall time at them, compilation included.
         records: name -> `FlowHistory`, at time 0, at `save_at` and at the end.
         outcome: `converged` (projected gradient below the tolerance), `completed` (`max_time` reached, or what `until`
-            waits for), `max_iterations`, `stalled` (the step size fell below rounding, or the retraction no longer
-            reaches zero loss: the set is singular there).
+            waits for), `max_iterations`, `stalled` (the step size fell below rounding; the retraction no longer reaches
+            zero loss, the set being singular there; or neither trace nor projected gradient fall any more).
         stationarity: `||P_T grad tr|| / ||grad tr||` at the end.
         start_loss: the loss of the given point; where it is not zero, the flow begins at its retraction.
         projected_start: whether the given point had to be brought to the set first.
@@ -70,7 +75,7 @@ class TraceFlowResult:
         kernel_products: products with `J J^T`, all solves together.
         kernels_formed: how often the kernel was formed for an approximate inverse.
         kernel_solve: `"cg"` or `"preconditioned"`, as it was done.
-        precision: of the slopes: `"float64"` or `"float32"`; points, losses and traces are in that of the params.
+        precision: of the last slopes: `"float64"` or `"float32"`; points, losses and traces are in that of the params.
     """
 
     params: PyTree
@@ -115,13 +120,15 @@ class _Field(eqx.Module):
     trace: Callable[[PyTree], Any]
     residual: Residual
 
-    def slope(self, params: PyTree, inverse: Array | None, guess: Array, tolerance: float) -> tuple:
-        """`(-P_T grad tr, multipliers, products, ||P_T grad tr|| / ||grad tr||)`."""
+    def slope(
+        self, params: PyTree, inverse: Array | None, guess: Array, tolerance: float, size: Array | None = None
+    ) -> tuple:
+        """`(-P_T grad tr, multipliers, ||J grad tr||, products, ||P_T grad tr|| / ||grad tr||)`."""
         gradient = jax.grad(lambda p: jnp.asarray(self.trace(p)))(params)
-        split = project(self.residual, params, gradient, inverse=inverse, start=guess, tolerance=tolerance)
-        size = tree_norm(gradient)
-        share = tree_norm(split.tangent) / jnp.where(size > 0, size, 1)
-        return jax.tree.map(jnp.negative, split.tangent), split.multipliers, split.iterations, share
+        split = project(self.residual, params, gradient, inverse=inverse, start=guess, size=size, tolerance=tolerance)
+        whole = tree_norm(gradient)
+        share = tree_norm(split.tangent) / jnp.where(whole > 0, whole, 1)
+        return jax.tree.map(jnp.negative, split.tangent), split.multipliers, split.size, split.iterations, share
 
 
 @eqx.filter_jit
@@ -135,6 +142,7 @@ def _stages(
     start: PyTree,
     first: PyTree,
     guess: Array,
+    size: Array,
     inverse: Array | None,
     step: Array,
     table: Float[Array, "most 5"],
@@ -147,7 +155,7 @@ def _stages(
 
     def body(j, state):
         before, last, guess, radius, products = state
-        slope, guess, count, _ = field.slope(tree_add(start, 1.0, last), inverse, guess, tolerance)
+        slope, guess, _, count, _ = field.slope(tree_add(start, 1.0, last), inverse, guess, tolerance, size)
         change, moved = tree_norm(tree_add(slope, -1.0, first)), tree_norm(last)
         radius = jnp.maximum(radius, change / jnp.where(moved > 0, moved, 1))
         mu, nu, mu_tilde, gamma = (table[j, k] for k in range(4))
@@ -215,7 +223,8 @@ def trace_flow(
         max_steps: budget of steps, refused ones included.
         kernel_solve: `"cg"` never forms `J J^T`; `"preconditioned"` forms it now and then (m^2 numbers), for an
             approximate inverse that makes conjugate gradients short; `"auto"` does so up to m = 1500.
-        precision: of the slopes; `"auto"` takes single precision from a million numbers in the residual map on.
+        precision: of the slopes; `"auto"` takes single precision from a million numbers in the residual map on, until
+            a thousandth of the gradient is tangent: of less, single precision leaves few digits.
         until: stop as soon as `until(trace)` is true, as `completed`.
         throw: raise on any outcome but success.
 
@@ -248,7 +257,7 @@ def trace_flow(
     measured = {name: [(0.0, jax.device_get(_value(fn, point)))] for name, fn in (records or {}).items()}
     path = [(0.0, float(_value(trace, point)), walker.loss, time.perf_counter() - started)]
     now, step, rejected, accepted = 0.0, 0.0, 0, 0
-    here = walker.slope(point, None)
+    here, progress = walker.slope(point, None), _Progress()
     step = FIRST_STEP * math.sqrt(rtol) * float(tree_norm(point)) / max(float(tree_norm(here.slope)), 1e-300)
     targets = [*stops, max_time]
     while True:
@@ -258,9 +267,16 @@ def trace_flow(
         if now >= max_time or (until is not None and until(path[-1][1])):
             outcome = Outcome.completed
             break
+        if progress.stalled:
+            outcome = Outcome.stalled
+            break
         if accepted + rejected >= max_steps:
             outcome = Outcome.max_iterations
             break
+        if walker.changes_precision(here.share):
+            walker.to_double(point)
+            here = walker.slope(point, None)
+            continue
         stop = next(t for t in targets if t > now)
         wished = min(step, stable_radius(MOST_STAGES) / max(walker.radius, 1e-300))
         clipped = now + wished * (1 + 1e-6) >= stop
@@ -272,6 +288,11 @@ def trace_flow(
         new, error = walker.attempt(point, here, taken)
         error /= rtol * float(tree_norm(point))
         factor = min(4.0, max(0.2, 0.8 * error ** (-1 / 3))) if error > 0 else 4.0
+        lower = math.nan if new is None else float(_value(trace, new.params))
+        if not lower <= path[-1][1] * (
+            1 + RISE * rtol
+        ):  # the flow only falls: where the set is singular, a step may not
+            factor, error = 0.25, math.inf
         if new is None or not error <= 1:
             rejected, step = rejected + 1, taken * (factor if math.isfinite(error) else 0.25)
             walker.radius *= 1.3
@@ -279,7 +300,8 @@ def trace_flow(
         accepted, now = accepted + 1, stop if clipped else now + taken
         point, here, walker.loss = new.params, new.there, new.loss
         step = max(step, taken * factor) if clipped else taken * factor
-        path.append((now, float(_value(trace, point)), walker.loss, time.perf_counter() - started))
+        path.append((now, lower, walker.loss, time.perf_counter() - started))
+        progress.add(path[-1][1], here.share)
         if clipped and now in stops:
             for name, fn in (records or {}).items():
                 measured[name].append((now, jax.device_get(_value(fn, point))))
@@ -313,24 +335,52 @@ def _history(samples: list[tuple[float, PyTree]]) -> FlowHistory:
     return FlowHistory(np.asarray(times), jax.tree.map(lambda *v: np.stack([np.asarray(x) for x in v]), *values))
 
 
+class _Progress:
+    """Whether anything still falls."""
+
+    def __init__(self):
+        self._since, self._trace, self._share = 0, math.inf, math.inf
+
+    def add(self, trace: float, share: float) -> None:
+        """After an accepted step."""
+        falls = trace < self._trace * (1 - ROUNDING) or share < 0.9 * self._share
+        self._since = 0 if falls else self._since + 1
+        self._trace, self._share = min(self._trace, trace), min(self._share, share)
+
+    @property
+    def stalled(self) -> bool:
+        """No record for many steps."""
+        return self._since >= STALL
+
+
 class _Walker:
     """The compiled pieces with the state that only speed depends on: approximate inverse, stiffness, counts."""
 
     def __init__(self, trace: Callable, residual: Residual, kernel_solve: str, precision: str):
         numbers = sum(x.size for x in jax.tree.leaves((trace, residual)) if eqx.is_array(x))
         light = precision == "float32" or (precision == "auto" and numbers >= LIGHT_FROM)
-        self.dtype = jnp.dtype(jnp.float32 if light else jnp.float64)
+        self.dtype, self._auto = jnp.dtype(jnp.float32 if light else jnp.float64), precision == "auto"
         self.trace, self.residual = trace, residual
         self.field = cast(_Field(trace, residual), self.dtype)
         self.kernel_solve, self.inverse = kernel_solve, None
         self.radius, self.loss = 0.0, math.nan
         self.slopes = self.products = self.formed = 0
         self._fresh, self._excess = math.inf, 0.0
-        self.solve_tolerance = 1e-5 if light else 1e-9
+        self.solve_tolerance = 1e-5 if light else DOUBLE_TOLERANCE
 
     @property
     def _light(self) -> Residual | None:
         return self.field.residual if self.dtype == jnp.float32 else None
+
+    def changes_precision(self, share: float) -> bool:
+        """Whether the slopes should be in double precision from here on."""
+        return self._auto and self.dtype == jnp.float32 and share < LIGHT_SHARE
+
+    def to_double(self, params: PyTree) -> None:
+        """Go over to it."""
+        self.dtype, self.field = jnp.dtype(jnp.float64), _Field(self.trace, self.residual)
+        self.solve_tolerance = DOUBLE_TOLERANCE
+        self.form(params)
 
     def begin(self, params: PyTree) -> tuple[PyTree, float]:
         """The start, on the set."""
@@ -377,10 +427,10 @@ class _Walker:
         light = cast(params, self.dtype)
         if guess is None:
             guess = jnp.zeros(jax.eval_shape(self.residual, params).shape, self.dtype)
-        value, multipliers, count, share = _slope(self.field, light, self.inverse, guess, self.solve_tolerance)
+        value, multipliers, size, count, share = _slope(self.field, light, self.inverse, guess, self.solve_tolerance)
         self.slopes += 1
         self.products += int(count)
-        return _Slope(value, multipliers, float(share))
+        return _Slope(value, multipliers, size, float(share))
 
     def attempt(self, params: PyTree, here: "_Slope", length: float) -> tuple["_Attempt | None", float]:
         """One Runge-Kutta-Chebyshev step and the way back to the set; None if that is not reached. With its error."""
@@ -392,6 +442,7 @@ class _Walker:
             cast(params, self.dtype),
             here.slope,
             here.multipliers,
+            here.size,
             self.inverse,
             jnp.asarray(length, self.dtype),
             jnp.asarray(table, self.dtype),
@@ -419,11 +470,13 @@ class _Slope(NamedTuple):
     Attributes:
         slope: `-P_T grad tr`, in the precision of the slopes.
         multipliers: `(J J^T)^+ J grad tr`.
+        size: `||J grad tr||`.
         share: `||P_T grad tr|| / ||grad tr||`.
     """
 
     slope: PyTree
     multipliers: Array
+    size: Array
     share: float
 
 

@@ -17,8 +17,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
 Residual = Callable[[PyTree], Float[Array, " m"]]
-BLOCK = 64  # columns of the kernel formed at the same time
-RIDGE = {"float64": 1e-8, "float32": 1e-5}  # of lambda_max, added to K before it is inverted: K may be singular
+BLOCK = 256  # columns of the kernel formed at the same time
+RIDGE = {"float64": 1e-8, "float32": 3e-7}  # of lambda_max, added to K before it is inverted: K may be singular
 
 
 class Projection(NamedTuple):
@@ -29,12 +29,14 @@ class Projection(NamedTuple):
         multipliers: `(J J^T)^+ J g`, shape (m,).
         iterations: of conjugate gradients.
         error: `||J tangent||` over `||J g||`: how far from tangent it is.
+        size: `||J g||`.
     """
 
     tangent: PyTree
     multipliers: Float[Array, " m"]
     iterations: Int[Array, ""]
     error: Float[Array, ""]
+    size: Float[Array, ""]
 
 
 class Retraction(NamedTuple):
@@ -76,52 +78,56 @@ def _products(residual: Residual, params: PyTree) -> tuple[Callable[[PyTree], Ar
 
 
 def conjugate_gradients(
-    matvec: Callable[[Array], Array],
-    target: Float[Array, " m"],
+    products: tuple[Callable[[PyTree], Array], Callable[[Array], PyTree]],
+    vector: PyTree,
+    image: Float[Array, " m"],
     start: Float[Array, " m"],
     inverse: Float[Array, "m m"] | None,
-    tolerance: float | Array,
+    threshold: float | Array,
     max_iterations: int,
-) -> tuple[Float[Array, " m"], Int[Array, ""], Float[Array, ""]]:
-    """Solve `K x = y` for a symmetric psd map and y in its range.
+) -> tuple[PyTree, Float[Array, " m"], Int[Array, ""], Float[Array, ""]]:
+    """Take multiples of the rows of J off a vector until `J v` is small: conjugate gradients for `J J^T y = J v`.
+
+    The vector follows the iterates, so that an iteration costs one product with J^T and one with J, and the end none.
 
     Args:
-        matvec: `x -> K x`.
-        target: y.
-        start: first guess.
-        inverse: an approximate inverse of K, symmetric positive definite; None for none.
-        tolerance: of `||K x - y|| / ||y||`.
-        max_iterations: products at most.
+        products: `v -> J v` and `y -> J^T y`.
+        vector: v.
+        image: `J v`.
+        start: multipliers that were taken off already.
+        inverse: an approximate inverse of `J J^T`, symmetric positive definite; None for none.
+        threshold: of `||J v||`.
+        max_iterations: at most.
 
     Returns:
-        `(x, products, relative residual)`.
+        `(v - J^T y, start + y, iterations, ||J (v - J^T y)||)`.
     """
-    size = jnp.linalg.norm(target)
+    forward, backward = products
 
     def precondition(r):
         return r if inverse is None else inverse @ r
 
     def wanted(state):
-        _, r, _, _, count = state
-        return (jnp.linalg.norm(r) > tolerance * size) & (count < max_iterations)
+        _, _, r, _, _, count = state
+        return (jnp.linalg.norm(r) > threshold) & (count < max_iterations)
 
     def body(state):
-        x, r, direction, rho, count = state
-        image = matvec(direction)
+        v, y, r, direction, rho, count = state
+        row = backward(direction)
+        image = forward(row)
         curvature = jnp.vdot(direction, image)
         step = jnp.where(curvature > 0, rho / jnp.where(curvature > 0, curvature, 1), 0)
-        x, r = x + step * direction, r - step * image
+        v, y, r = tree_add(v, -step, row), y + step * direction, r - step * image
         z = precondition(r)
         new = jnp.vdot(r, z)
         # a direction without curvature is outside of the range: stop there
         count = jnp.where(curvature > 0, count + 1, max_iterations)
-        return x, r, z + (new / jnp.where(rho == 0, 1, rho)) * direction, new, count
+        return v, y, r, z + (new / jnp.where(rho == 0, 1, rho)) * direction, new, count
 
-    r = target - matvec(start)
-    z = precondition(r)
-    state = (start, r, z, jnp.vdot(r, z), jnp.zeros((), jnp.int32))
-    x, r, _, _, count = jax.lax.while_loop(wanted, body, state)
-    return x, count, jnp.linalg.norm(r) / jnp.where(size > 0, size, 1)
+    z = precondition(image)
+    state = (vector, start, image, z, jnp.vdot(image, z), jnp.zeros((), jnp.int32))
+    v, y, r, _, _, count = jax.lax.while_loop(wanted, body, state)
+    return v, y, count, jnp.linalg.norm(r)
 
 
 def project(
@@ -131,6 +137,7 @@ def project(
     *,
     inverse: Float[Array, "m m"] | None = None,
     start: Float[Array, " m"] | None = None,
+    size: Float[Array, ""] | None = None,
     tolerance: float | Array = 1e-10,
     max_iterations: int = 1000,
 ) -> Projection:
@@ -142,19 +149,25 @@ def project(
         vector: g, like the params.
         inverse: an approximate inverse of `J J^T`, see `kernel_inverse`.
         start: a guess of the multipliers, shape (m,).
+        size: `||J g||`, where it is known well enough to measure the error by; else it is computed.
         tolerance: of the kernel solve, relative to `||J g||`.
         max_iterations: of conjugate gradients; each costs one product with J and one with J^T.
 
     Returns:
         The projection, with its error.
     """
-    forward, backward = _products(residual, params)
-    target = forward(vector)
-    first = jnp.zeros_like(target) if start is None else start
-    multipliers, count, error = conjugate_gradients(
-        lambda y: forward(backward(y)), target, first, inverse, tolerance, max_iterations
+    forward, backward = products = _products(residual, params)
+    if start is None:
+        rest, image = vector, forward(vector)
+        first, whole = jnp.zeros_like(image), jnp.linalg.norm(image)
+    else:
+        rest, first = tree_add(vector, -1.0, backward(start)), start
+        image = forward(rest)
+        whole = jnp.linalg.norm(forward(vector)) if size is None else size
+    tangent, multipliers, count, left = conjugate_gradients(
+        products, rest, image, first, inverse, tolerance * whole, max_iterations
     )
-    return Projection(tree_add(vector, -1.0, backward(multipliers)), multipliers, count, error)
+    return Projection(tangent, multipliers, count, left / jnp.where(whole > 0, whole, 1), whole)
 
 
 def retract(
@@ -197,11 +210,11 @@ def retract(
         else:
             single = jnp.float32
             inner, where, scaled = light, cast(point, single), (r / size).astype(single)
-        forward, backward = _products(inner, where)
-        multipliers, count, _ = conjugate_gradients(
-            lambda y: forward(backward(y)), scaled, jnp.zeros_like(scaled), inverse, 1e-4, max_iterations
+        zero = jax.tree.map(jnp.zeros_like, where)
+        way, _, count, _ = conjugate_gradients(
+            _products(inner, where), zero, scaled, jnp.zeros_like(scaled), inverse, 1e-4, max_iterations
         )
-        new = tree_add(point, -length * size, backward(multipliers))
+        new = tree_add(point, length * size, way)
         new_r = residual(new)
         new_loss = jnp.mean(new_r**2)
         better = new_loss < loss
@@ -240,14 +253,15 @@ def kernel_inverse(kernel: Float[Array, "m m"]) -> Float[Array, "m m"]:
     """An inverse of `K + c I`, c a small part of the largest eigenvalue, to start conjugate gradients from.
 
     Args:
-        kernel: `J J^T` at a point.
+        kernel: `J J^T` at a point; in single precision it is inverted in double precision all the same, where that is
+            enabled: the smaller c, the fewer iterations.
 
     Returns:
-        Symmetric positive definite (m, m).
+        Symmetric positive definite (m, m), in the precision of the kernel.
     """
-    size = kernel.shape[0]
-    largest = jnp.max(jnp.sum(jnp.abs(kernel), axis=1))
+    size, double = kernel.shape[0], kernel.astype(jnp.result_type(float))
+    largest = jnp.max(jnp.sum(jnp.abs(double), axis=1))
     ridge = RIDGE[str(kernel.dtype)] * largest + jnp.finfo(kernel.dtype).tiny
-    factor = jax.scipy.linalg.cho_factor(kernel + ridge * jnp.eye(size, dtype=kernel.dtype))
-    inverse = jax.scipy.linalg.cho_solve(factor, jnp.eye(size, dtype=kernel.dtype))
-    return (inverse + inverse.T) / 2
+    factor = jax.scipy.linalg.cho_factor(double + ridge * jnp.eye(size, dtype=double.dtype))
+    inverse = jax.scipy.linalg.cho_solve(factor, jnp.eye(size, dtype=double.dtype))
+    return ((inverse + inverse.T) / 2).astype(kernel.dtype)

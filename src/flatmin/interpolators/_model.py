@@ -1,8 +1,8 @@
 """Trace and residuals of factors of any inner width, with first and second derivatives, in NumPy.
 
 Everything depends on the measurements through two arrays: their matrix (k, d1 d2), k <= min(m, d1 d2) rows being
-enough, and the fourth moment `sum_i A_i (x) A_i`, as a matrix that maps T to `sum_i A_i T A_i^T`. Written by hand,
-because a new inner width is then no new compilation.
+enough, and the fourth moment `sum_i A_i (x) A_i`, as a matrix that maps the upper triangle of a symmetric T to that of
+`sum_i A_i T A_i^T`. Written by hand, because a new inner width is then no new compilation.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from flatmin.measurements import AbstractMeasurements, materialise
 
 Layers = tuple[Float[np.ndarray, "_ _"], ...]
-ENTRIES_LIMIT = 4000  # d1 d2 up to which the fourth moment is kept: (d1 d2)^2 numbers
+ENTRIES_LIMIT = 4000  # d1 d2 up to which the fourth moment is made: (d1 d2)^2 numbers, of which a quarter is kept
 BATCH = 128  # directions differentiated along at the same time
 
 
@@ -40,21 +40,41 @@ class Model:
             self.targets = basis.T @ self.targets
         self.rows = rows
         moment = (rows.T @ rows).reshape(d1, d2, d1, d2)
-        self.fourth = np.ascontiguousarray(moment.transpose(0, 2, 1, 3)).reshape(d1 * d1, d2 * d2)
+        self._out, self._into = _Triangle(d1), _Triangle(d2)
+        (a, c), (b, d) = (self._out.rows[:, None], self._out.cols[:, None]), (self._into.rows, self._into.cols)
+        self.fourth = (moment[a, b, c, d] + moment[c, b, a, d]) / 2
 
     def residuals(self, factors: Layers) -> Float[np.ndarray, " k"]:
         """`A(E(W)) - b`, k numbers with the norm of all m."""
         return self.rows @ product(factors).ravel() - self.targets
 
     def row_grams(self, T: Float[np.ndarray, "... d2 d2"]) -> Float[np.ndarray, "... d1 d1"]:
-        """`sum_i A_i T A_i^T`."""
-        d1, d2 = self.shape
-        return (T.reshape(-1, d2 * d2) @ self.fourth.T).reshape(*T.shape[:-2], d1, d1)
+        """`sum_i A_i T A_i^T` for symmetric T."""
+        return self._out.unpack(self._into.pack(T) @ self.fourth.T)
 
     def col_grams(self, S: Float[np.ndarray, "... d1 d1"]) -> Float[np.ndarray, "... d2 d2"]:
-        """`sum_i A_i^T S A_i`."""
-        d1, d2 = self.shape
-        return (S.reshape(-1, d1 * d1) @ self.fourth).reshape(*S.shape[:-2], d2, d2)
+        """`sum_i A_i^T S A_i` for symmetric S."""
+        return self._into.unpack(self._out.pack(S) @ self.fourth)
+
+
+class _Triangle:
+    """Symmetric matrices as their entries on and above the diagonal."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.rows, self.cols = np.triu_indices(size)
+        self._weights = np.where(self.rows == self.cols, 1.0, 2.0)
+
+    def pack(self, S: np.ndarray) -> np.ndarray:
+        """Pairs counted twice."""
+        return S[..., self.rows, self.cols] * self._weights
+
+    def unpack(self, packed: np.ndarray) -> np.ndarray:
+        """Each entry at both of its places."""
+        S = np.empty((*packed.shape[:-1], self.size, self.size))
+        S[..., self.rows, self.cols] = packed
+        S[..., self.cols, self.rows] = packed
+        return S
 
 
 def product(factors: Layers) -> Float[np.ndarray, "d_L d_0"]:
@@ -148,11 +168,11 @@ class At:
         for j in range(L - 1):
             dQ.append(dW[j] @ Q[j] + W[j] @ dQ[-1])
         dleft, dright, left, right = [], [], [], []
+        dS, dT = np.stack([x @ P[j].T for j, x in enumerate(dP)]), np.stack([_t(x) @ Q[j] for j, x in enumerate(dQ)])
+        drho, dkappa = self.model.row_grams(dT + _t(dT)), self.model.col_grams(dS + _t(dS))
         for j in range(L):
-            dS, dT = dP[j] @ P[j].T, _t(dQ[j]) @ Q[j]
-            drho, dkappa = self.model.row_grams(dT + _t(dT)), self.model.col_grams(dS + _t(dS))
-            dleft.append(2 * self.scale * (drho @ P[j] + self.rho[j] @ dP[j]))
-            dright.append(2 * self.scale * (Q[j] @ dkappa + dQ[j] @ self.kappa[j]))
+            dleft.append(2 * self.scale * (drho[j] @ P[j] + self.rho[j] @ dP[j]))
+            dright.append(2 * self.scale * (Q[j] @ dkappa[j] + dQ[j] @ self.kappa[j]))
             left.append(2 * self.scale * self.rho[j] @ P[j])
             right.append(2 * self.scale * Q[j] @ self.kappa[j])
         images = [np.zeros((count, *layer.shape)) for layer in W]

@@ -1,17 +1,23 @@
 """Riemannian Newton on the interpolating factors of an inner width, and the way to a higher one if that is flatter."""
 
 import dataclasses
+import functools
 
 import numpy as np
 from jaxtyping import Float
 
 from flatmin._core import Outcome
+from flatmin.interpolators._lanczos import smallest_eigenvalue
 from flatmin.interpolators._model import At, Layers, Model, flatten, unflatten
 
 RANK_TOLERANCE = 1e-9  # singular values of the Jacobian below this share of the largest count as zero
 GAUGE_TOLERANCE = 1e-8  # eigenvalues of the Hessian below this share of the largest count as zero
 SWEEPS, ATTEMPTS = 100, 6  # of the search for a further rank-one term
 FLOOR, MOST = 1e-6, 1e9
+DENSE_LIMIT = 1500  # parameters up to which the Hessian is formed
+GAUGE_LIMIT = 20_000_000  # numbers up to which a basis of the symmetry is made
+CONJUGATE_STEPS = 400  # a Newton step
+PATIENCE = 20  # Newton steps without a halving of the projected gradient
 SIZES = (1e-3, 1e-1, 1e-5)  # of the term, relative to the matrix
 
 
@@ -27,6 +33,7 @@ class NewtonResult:
         multipliers: y with `grad tr = J^T y` up to the tangent part, of least norm.
         curvature: smallest eigenvalue of the Riemannian Hessian beyond the zero modes, over the largest; infinite where
             there are only zero modes.
+        curvature_error: residual bound of it, in the same unit.
         negative: eigenvalues below minus the tolerance.
         zero_modes: eigenvalues that are zero to the tolerance.
         gauge_modes: `(L-1) r (r-1) / 2`, the zero modes that the orthogonal symmetry between layers makes.
@@ -42,6 +49,7 @@ class NewtonResult:
     stationarity: float
     multipliers: Float[np.ndarray, " k"]
     curvature: float
+    curvature_error: float
     negative: int
     zero_modes: int
     gauge_modes: int
@@ -50,32 +58,185 @@ class NewtonResult:
     outcome: Outcome
 
 
-class _Split:
-    """Row space and null space of the Jacobian at a point."""
+@dataclasses.dataclass(frozen=True)
+class _Curvature:
+    """The second-order condition at a point.
 
-    def __init__(self, at: At):
+    Attributes:
+        largest: eigenvalue of the Riemannian Hessian in modulus.
+        lowest: smallest eigenvalue beyond the zero modes, over the largest; infinite where there is none.
+        error: residual of it, over the largest.
+        negative: eigenvalues below minus the tolerance (found).
+        zero_modes: eigenvalues that are zero to the tolerance (found).
+        direction: unit vector along the lowest of all.
+    """
+
+    largest: float
+    lowest: float
+    error: float
+    negative: int
+    zero_modes: int
+    direction: Float[np.ndarray, " p"]
+
+    @property
+    def saddle(self) -> bool:
+        """Whether there is negative curvature beyond rounding and residual."""
+        return self.negative > 0 and self.lowest + self.error < -GAUGE_TOLERANCE
+
+
+class _Split:
+    """Row space of the Jacobian at a point: `J = U diag(s) V^T`, and what is tangent to the set."""
+
+    def __init__(self, at: At, U: np.ndarray, s: np.ndarray, V: np.ndarray):
         self.at, self.trace, self.gradient = at, at.trace, at.gradient
-        U, s, Vt = np.linalg.svd(at.jacobian, full_matrices=True)
         self.rank = int(np.sum(s > RANK_TOLERANCE * s[0])) if s.size and s[0] > 0 else 0
-        self.U, self.s, self.V = U[:, : self.rank], s[: self.rank], Vt[: self.rank].T
-        self.tangent = Vt[self.rank :].T
+        self.U, self.s, self.V = U[:, : self.rank], s[: self.rank], V[:, : self.rank]
         self.multipliers = self.U @ ((self.V.T @ self.gradient) / self.s)
-        self.reduced = self.tangent.T @ self.gradient
+
+    def project(self, x: np.ndarray) -> np.ndarray:
+        """The tangent part; done twice, so that it is tangent to rounding."""
+        for _ in range(2):
+            x = x - self.V @ (self.V.T @ x)
+        return x
+
+    @functools.cached_property
+    def reduced(self) -> np.ndarray:
+        """The tangent part of the gradient."""
+        return self.project(self.gradient)
 
     @property
     def stationarity(self) -> float:
         size = float(np.linalg.norm(self.gradient))
         return float(np.linalg.norm(self.reduced)) / size if size > 0 else 0.0
 
-    def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues and vectors of the Riemannian Hessian in the tangent space."""
-        Z = self.tangent
-        H = Z.T @ self.at.hessian(self.multipliers, Z)
-        return np.linalg.eigh((H + H.T) / 2)
-
     def normal_step(self, residuals: np.ndarray) -> np.ndarray:
         """`-J^+ r`."""
         return -self.V @ ((self.U.T @ residuals) / self.s)
+
+
+class _DenseSplit(_Split):
+    """With a basis of the tangent space, in which the Hessian is formed."""
+
+    dense = True
+
+    def __init__(self, at: At):
+        U, s, Vt = np.linalg.svd(at.jacobian, full_matrices=True)
+        super().__init__(at, U, s, Vt[: len(s)].T)
+        self.tangent = Vt[self.rank :].T
+
+    @functools.cached_property
+    def eigen(self) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues and vectors of the Riemannian Hessian."""
+        H = self.tangent.T @ self.at.hessian(self.multipliers, self.tangent)
+        return np.linalg.eigh((H + H.T) / 2)
+
+    def curvature(self) -> _Curvature:
+        """From all eigenvalues."""
+        spectrum, frame = self.eigen
+        largest = float(np.abs(spectrum).max(initial=0.0))
+        relative = spectrum / largest if largest > 0 else spectrum
+        beyond = relative[np.abs(relative) > GAUGE_TOLERANCE]
+        return _Curvature(
+            largest,
+            float(beyond[0]) if beyond.size else np.inf,
+            len(spectrum) * float(np.finfo(float).eps),
+            int(np.sum(relative < -GAUGE_TOLERANCE)),
+            int(np.sum(np.abs(relative) <= GAUGE_TOLERANCE)),
+            self.tangent @ frame[:, 0] if spectrum.size else np.zeros(len(self.gradient)),
+        )
+
+    def step(self) -> tuple[np.ndarray, float]:
+        """The Newton step, the sign of negative eigenvalues turned round, and the slope along it."""
+        spectrum, frame = self.eigen
+        largest, along = float(np.abs(spectrum).max(initial=0.0)), frame.T @ (self.tangent.T @ self.gradient)
+        curved = np.abs(spectrum) > GAUGE_TOLERANCE * largest
+        # what gradient there is along a zero mode is not gauge: go down it
+        loose = ~curved & (np.abs(along) > 1e-3 * np.linalg.norm(along))
+        y = np.where(
+            curved, -along / np.where(curved, np.abs(spectrum), 1), np.where(loose, -along / max(largest, 1e-300), 0)
+        )
+        return self.tangent @ (frame @ y), float(along @ y)
+
+
+class _FreeSplit(_Split):
+    """With products alone: conjugate gradients for the step, Lanczos for the smallest eigenvalue."""
+
+    dense = False
+
+    def __init__(self, at: At):
+        Q, R = np.linalg.qr(at.jacobian.T)
+        U, s, Vt = np.linalg.svd(R.T, full_matrices=False)
+        super().__init__(at, U, s, Q @ Vt.T)
+
+    def hessian(self, x: np.ndarray) -> np.ndarray:
+        """The Riemannian Hessian, x tangent."""
+        return self.project(self.at.hessian(self.multipliers, x[:, None])[:, 0])
+
+    def curvature(self) -> _Curvature:
+        """Lanczos on what is tangent and no orthogonal symmetry between layers, from a fixed random start."""
+        gauge = _gauge_basis(self.at.factors)
+
+        def inside(x: np.ndarray) -> np.ndarray:
+            x = self.project(x)
+            return x if gauge is None else x - gauge @ (gauge.T @ x)
+
+        size = len(self.gradient)
+        inner = size - self.rank - (0 if gauge is None else gauge.shape[1])
+        r = self.at.factors[0].shape[0]
+        modes = (self.at.depth - 1) * r * (r - 1) // 2
+        if inner <= 0:
+            return _Curvature(1.0, np.inf, 0.0, 0, modes, np.zeros(size))
+        start = inside(np.random.default_rng(0).standard_normal(size))
+        found = smallest_eigenvalue(lambda x: inside(self.hessian(inside(x))), start, dimension=inner)
+        lowest, error = found.value / found.largest, found.residual / found.largest
+        return _Curvature(
+            found.largest,
+            lowest,
+            error,
+            int(lowest < -GAUGE_TOLERANCE),
+            modes + int(abs(lowest) <= GAUGE_TOLERANCE),
+            found.vector,
+        )
+
+    def step(self) -> tuple[np.ndarray, float]:
+        """The inexact Newton step, ended where curvature is negative, and the slope along it."""
+        gradient = self.reduced
+        size = float(np.linalg.norm(gradient))
+        goal = min(0.1, np.sqrt(self.stationarity)) * size
+        x, residual, direction = np.zeros_like(gradient), -gradient, -gradient
+        rho = size**2
+        for count in range(CONJUGATE_STEPS):
+            image = self.hessian(direction)
+            curvature = float(direction @ image)
+            if curvature <= 1e-14 * np.linalg.norm(direction) * np.linalg.norm(image):
+                if count == 0:
+                    x = -gradient
+                elif curvature < 0:
+                    x = x - rho / curvature * direction  # as far as with the sign turned round
+                break
+            x, residual = x + rho / curvature * direction, residual - rho / curvature * image
+            rho, old = float(residual @ residual), rho
+            if np.sqrt(rho) <= goal:
+                break
+            direction = residual + rho / old * direction
+        return x, float(gradient @ x)
+
+
+def _gauge_basis(layers: Layers) -> np.ndarray | None:
+    """Orthonormal basis of `(.., Omega W_l, -W_{l+1} Omega, ..)`, Omega antisymmetric; None where it is too large."""
+    r, p = layers[0].shape[0], sum(W.size for W in layers)
+    count = (len(layers) - 1) * r * (r - 1) // 2
+    if count == 0 or count * p > GAUGE_LIMIT:
+        return None
+    modes, column = np.zeros((count, p)), 0
+    for j in range(len(layers) - 1):
+        for a, b in zip(*np.triu_indices(r, 1), strict=True):
+            moved = [np.zeros_like(W) for W in layers]
+            moved[j][a], moved[j][b] = layers[j][b], -layers[j][a]
+            moved[j + 1][:, b], moved[j + 1][:, a] = -layers[j + 1][:, a], layers[j + 1][:, b]
+            modes[column] = flatten(tuple(moved))
+            column += 1
+    return np.linalg.qr(modes.T)[0]
 
 
 class _Path:
@@ -90,8 +251,9 @@ class _Path:
     def layers(self, flat: np.ndarray) -> Layers:
         return unflatten(flat, self.shapes)
 
-    def split(self, flat: np.ndarray) -> _Split:
-        return _Split(At(self.model, self.layers(flat)))
+    def split(self, flat: np.ndarray) -> _DenseSplit | _FreeSplit:
+        at = At(self.model, self.layers(flat))
+        return _DenseSplit(at) if flat.size <= DENSE_LIMIT else _FreeSplit(at)
 
     def loss(self, residuals: np.ndarray) -> float:
         return float(residuals @ residuals) / self.model.count
@@ -123,7 +285,8 @@ def minimise_at_width(model: Model, factors: Layers, *, tolerance: float, max_it
 
     H is the Hessian of the Lagrangian `tr - y . r`, whose restriction to the tangent space is the Riemannian Hessian.
     Along directions of negative curvature the sign of the eigenvalue is turned round; the zero modes of the orthogonal
-    symmetry between layers are left alone.
+    symmetry between layers are left alone. Up to `DENSE_LIMIT` parameters the Hessian is formed; beyond, steps are
+    those of conjugate gradients, and the smallest eigenvalue is Lanczos', with its residual.
 
     Args:
         model: trace and residuals.
@@ -138,25 +301,27 @@ def minimise_at_width(model: Model, factors: Layers, *, tolerance: float, max_it
     flat, loss = path.feasible(flatten(factors), None)
     split, outcome = path.split(flat), Outcome.max_iterations
     if not loss <= path.limit:
-        outcome, max_iterations = Outcome.infeasible, 0
-    best, stuck, iterations, spectrum = np.inf, 0, 0, np.zeros(0)
+        return _result(path, flat, split, None, 0, Outcome.infeasible)
+    best, stuck, iterations, curvature = np.inf, 0, 0, None
     for iterations in range(max_iterations + 1):
-        spectrum, frame = split.spectrum()
-        share, largest = split.stationarity, float(np.abs(spectrum).max(initial=0.0))
-        saddle = bool(spectrum.size) and spectrum[0] < -GAUGE_TOLERANCE * largest
-        if outcome is Outcome.infeasible:
-            break
+        share = split.stationarity
+        curvature = split.curvature() if split.dense or share <= tolerance else None
+        saddle = curvature is not None and curvature.saddle
         if share <= tolerance and not saddle:
             outcome = Outcome.converged
             break
         stuck = 0 if share < 0.5 * best else stuck + 1
         best = min(best, share)
-        if iterations == max_iterations or stuck >= 20:
-            outcome = Outcome.saddle if share <= tolerance else Outcome.stalled if stuck >= 20 else outcome
+        if iterations == max_iterations or stuck >= PATIENCE:
+            # no halving for so long is a stall, whatever the count
+            slow = Outcome.stalled if stuck >= PATIENCE // 2 else Outcome.max_iterations
+            outcome = Outcome.saddle if share <= tolerance else slow
             break
-        step, slope = _direction(split, spectrum, frame, tolerance)
-        step = step if slope else 1e-2 * np.linalg.norm(flat) * step
-        length = min(1.0, 0.5 * np.linalg.norm(flat) / max(np.linalg.norm(step), 1e-300))
+        if curvature is not None and share <= tolerance:
+            step, slope = 1e-2 * np.linalg.norm(flat) * curvature.direction, 0.0
+        else:
+            step, slope = split.step()
+        length = min(1.0, 0.5 * float(np.linalg.norm(flat)) / max(float(np.linalg.norm(step)), 1e-300))
         while length > 1e-8:
             tried, loss = path.feasible(flat + length * step, split)
             if loss <= path.limit:
@@ -168,28 +333,12 @@ def minimise_at_width(model: Model, factors: Layers, *, tolerance: float, max_it
             outcome = Outcome.saddle if share <= tolerance else Outcome.stalled
             break
         flat, split = tried, path.split(tried)
-    return _result(path, flat, split, spectrum, iterations, outcome)
+    return _result(path, flat, split, curvature or split.curvature(), iterations, outcome)
 
 
-def _direction(split: _Split, spectrum: np.ndarray, frame: np.ndarray, tolerance: float) -> tuple[np.ndarray, float]:
-    """The step and its slope; at a stationary saddle a unit vector along the lowest curvature, and 0."""
-    Z = split.tangent
-    if split.stationarity <= tolerance:
-        return Z @ frame[:, 0], 0.0
-    largest, along = float(np.abs(spectrum).max(initial=0.0)), frame.T @ split.reduced
-    curved = np.abs(spectrum) > GAUGE_TOLERANCE * largest
-    # what gradient there is along a zero mode is not gauge: go down it
-    loose = ~curved & (np.abs(along) > 1e-3 * np.linalg.norm(along))
-    y = np.where(
-        curved, -along / np.where(curved, np.abs(spectrum), 1), np.where(loose, -along / max(largest, 1e-300), 0)
-    )
-    return Z @ (frame @ y), float(along @ y)
-
-
-def _result(path: _Path, flat, split: _Split, spectrum, iterations: int, outcome: Outcome) -> NewtonResult:
-    largest = float(np.abs(spectrum).max(initial=0.0))
-    relative = spectrum / largest if largest > 0 else spectrum
-    beyond = relative[np.abs(relative) > GAUGE_TOLERANCE]
+def _result(
+    path: _Path, flat: np.ndarray, split: _Split, curvature: _Curvature | None, iterations: int, outcome: Outcome
+) -> NewtonResult:
     layers = path.layers(flat)
     r = layers[0].shape[0]
     return NewtonResult(
@@ -198,9 +347,10 @@ def _result(path: _Path, flat, split: _Split, spectrum, iterations: int, outcome
         path.loss(path.model.residuals(layers)),
         split.stationarity,
         split.multipliers,
-        float(beyond[0]) if beyond.size else np.inf,
-        int(np.sum(relative < -GAUGE_TOLERANCE)),
-        int(np.sum(np.abs(relative) <= GAUGE_TOLERANCE)),
+        np.nan if curvature is None else curvature.lowest,
+        np.nan if curvature is None else curvature.error,
+        0 if curvature is None else curvature.negative,
+        0 if curvature is None else curvature.zero_modes,
         (len(layers) - 1) * r * (r - 1) // 2,
         split.rank,
         iterations,

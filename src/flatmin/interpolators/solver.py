@@ -22,7 +22,8 @@ from flatmin.problems import RecoveryProblem
 from flatmin.solvers import MinNuclearNorm, MinScaledNuclearNorm, solve
 
 STARTS = ("nuclear", "scaled-nuclear", "random")
-NEWTON_LIMIT = 1500  # parameters at the inner width up to which Newton's method forms its matrices
+NEWTON_LIMIT = 12_000  # parameters at the inner width up to which Newton's method is tried
+JACOBIAN_LIMIT = 50_000_000  # numbers of the Jacobian up to which it is
 RANK_SHARE = 3e-4  # singular values below this share of the largest are taken for zero at the end of the flow
 NOISE = 1e-2  # how far starts are moved off the low-rank factors, relative to their size
 UNATTAINABLE = 1e-9
@@ -68,7 +69,10 @@ class FlattestSolution:
             condition.
         curvature: smallest eigenvalue of the Riemannian Hessian beyond its zero modes, over the largest: the
             second-order condition is that it is not negative; NaN where it was not computed.
-        zero_modes: zero eigenvalues beyond the `(L-1) r (r-1)/2` of the orthogonal symmetry between layers.
+        curvature_error: residual bound of it; beyond 1500 parameters it is Lanczos', which can miss an eigenvalue
+            whose vector is orthogonal to the random start.
+        zero_modes: zero eigenvalues beyond the `(L-1) r (r-1)/2` of the orthogonal symmetry between layers; beyond
+            1500 parameters at least so many.
         rank: of the matrix.
         escape_ratio: what a further rank-one term would pay over what it would cost, the largest found, see
             `flatmin.interpolators`; above 1 the matrix is no minimum over higher ranks unless other multipliers exist
@@ -93,6 +97,7 @@ class FlattestSolution:
     loss: float
     stationarity: float
     curvature: float
+    curvature_error: float
     zero_modes: int
     rank: int
     escape_ratio: float
@@ -264,7 +269,7 @@ def _finish(
     depth, most = _network(problem).depth, min(problem.measurements.matrix_shape)
     best: NewtonResult | None = None
     for rank in _ranks(problem, flow.params):
-        if _size(_network(problem), rank) > NEWTON_LIMIT:
+        if not _tractable(model, _network(problem), rank):
             break
         matrix = _truncated(problem.matrix(flow.params), rank)
         first = induced_regulariser(problem.measurements, matrix, depth)
@@ -282,7 +287,7 @@ def _finish(
         if rank == most:
             return best, np.nan
         ratio, grown = escape(model, best, rng)
-        if not ratio > 1 + ESCAPE or _size(_network(problem), rank + 1) > NEWTON_LIMIT:
+        if not ratio > 1 + ESCAPE or not _tractable(model, _network(problem), rank + 1):
             break
         flatter = None
         for factors in grown:
@@ -352,8 +357,9 @@ def _balanced(matrix: Array, rank: int, depth: int) -> tuple[np.ndarray, ...]:
     return (root[:, None] * Vt[:rank], *[np.diag(root)] * (depth - 2), U[:, :rank] * root)
 
 
-def _size(network: DeepMatrix, rank: int) -> int:
-    return rank * (network.widths[0] + network.widths[-1]) + (network.depth - 2) * rank**2
+def _tractable(model: Model, network: DeepMatrix, rank: int) -> bool:
+    size = rank * (network.widths[0] + network.widths[-1]) + (network.depth - 2) * rank**2
+    return size <= NEWTON_LIMIT and size * len(model.targets) <= JACOBIAN_LIMIT
 
 
 def _conclude(
@@ -388,7 +394,14 @@ def _conclude(
     if newton is None:
         loss = float(problem.loss(best.params))
         solution = FlattestSolution(
-            best.params, loss=loss, curvature=np.nan, zero_modes=0, kernel_rank=-1, method="trace flow", **common
+            best.params,
+            loss=loss,
+            curvature=np.nan,
+            curvature_error=np.nan,
+            zero_modes=0,
+            kernel_rank=-1,
+            method="trace flow",
+            **common,
         )
     else:
         lifted = _lift(factors, network, keys[1])
@@ -396,6 +409,7 @@ def _conclude(
             lifted,
             loss=newton.loss,
             curvature=newton.curvature,
+            curvature_error=newton.curvature_error,
             zero_modes=newton.zero_modes - newton.gauge_modes,
             kernel_rank=newton.kernel_rank,
             method=f"trace flow, then {newton.iterations} Riemannian Newton steps at inner width {best.start.rank}",

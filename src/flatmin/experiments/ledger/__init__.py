@@ -16,11 +16,13 @@ from flatmin.experiments.cells import Cell, Context, compute_cells
 from flatmin.experiments.figure_data import figure_data
 from flatmin.experiments.ledger import ding as ding
 from flatmin.experiments.ledger import ding_quadratic as ding_quadratic
+from flatmin.experiments.ledger import ding_recovery as ding_recovery
 from flatmin.experiments.ledger import drift as drift
 from flatmin.experiments.ledger import gatmiry_exact as gatmiry_exact
 from flatmin.experiments.ledger import gatmiry_random as gatmiry_random
 from flatmin.experiments.ledger import gatmiry_rip as gatmiry_rip
 from flatmin.experiments.ledger import marion as marion
+from flatmin.experiments.ledger import marion_flow as marion_flow
 from flatmin.experiments.ledger import related as related
 from flatmin.experiments.ledger._entry import ENTRIES as ENTRIES
 from flatmin.experiments.ledger._entry import Batch as Batch
@@ -40,7 +42,7 @@ from flatmin.experiments.specs import Experiment
 
 EXPERIMENT = Experiment(
     name="verify-theory",
-    version=1,
+    version=2,
     title="Ledger of theorems",
     summary="Every theorem, lemma and example of Gatmiry et al. 2023, Ding et al. 2022 and Marion & Chizat 2024, of "
     "two related papers and of the theory of implicit drift, on random and adversarial instances: what the statement "

@@ -163,7 +163,7 @@ def _random(tables: Mapping[str, xr.Dataset]) -> Figure | None:
     table = tables.get("gatmiry-theorem-3")
     if table is not None:
         families = ENTRIES["gatmiry-theorem-3"].families
-        numbers = np.unique(table.family.values)
+        numbers = [i for i in np.unique(table.family.values) if families[int(i)].settings["depth"] == 2]
         n = np.array([families[int(i)].settings["n"] for i in numbers], float)
         parts = [table.isel(instance=table.family.values == i) for i in numbers]
         error = [np.maximum(p.extra_error.values[np.isfinite(p.extra_error.values)], 1e-12) for p in parts]
@@ -205,7 +205,8 @@ def _drift(tables: Mapping[str, xr.Dataset]) -> Figure | None:
     series = []
     for key, label in DYNAMICS.items():
         if key in tables:
-            series.append(Series(label, *_quantiles(tables[key].measured.values)))
+            # points in both panels: the legend shows one mark a label
+            series.append(Series(label, *_quantiles(tables[key].measured.values), kind="points"))
     panels = []
     if series:
         y = Axis("measured / predicted displacement")

@@ -79,8 +79,9 @@ def fit_all(data: xr.Dataset, depth: int, bootstraps: int, seed: int) -> dict[st
             rng = np.random.default_rng([seed, depth])
             again = [_resampled(table[train], target[train], rng) for _ in range(bootstraps)]
             low, high = np.quantile(again, [0.025, 0.975])
-            power = (POWERS[best], min(low, POWERS[best]), max(high, POWERS[best]))
-            shape = table[:, best]
+            found = _power_at(best)
+            power = (found, min(low, found), max(high, found))
+            shape = _column(table, best)
         else:
             shape = schatten[:, one] if name == "nuclear" else geometric
             scale = float(np.mean((target - shape)[train]))
@@ -99,13 +100,29 @@ def fit_all(data: xr.Dataset, depth: int, bootstraps: int, seed: int) -> dict[st
     return fits
 
 
-def _fit_power(table: Float[np.ndarray, "n powers"], target: Float[np.ndarray, " n"]) -> tuple[int, float]:
-    """The exponent with the smallest variance of what is left, and the mean of that."""
+def _fit_power(table: Float[np.ndarray, "n powers"], target: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """The exponent with the smallest variance of what is left, as a position in `POWERS`, and the mean of that."""
     left = target[:, None] - table
-    best = int(np.argmin(left.var(axis=0)))
-    return best, float(left[:, best].mean())
+    spread = left.var(axis=0)
+    best = int(np.argmin(spread))
+    at = float(best)
+    if 0 < best < len(POWERS) - 1:  # the lowest point of the parabola through the neighbours, where it is lower
+        bend = spread[best - 1] - 2 * spread[best] + spread[best + 1]
+        between = best + (spread[best - 1] - spread[best + 1]) / (2 * bend) if bend > 0 else at
+        at = between if (target - _column(table, between)).var() < spread[best] else at
+    return at, float((target - _column(table, at)).mean())
+
+
+def _column(table: Float[np.ndarray, "n powers"], position: float) -> Float[np.ndarray, " n"]:
+    """Between two columns, linearly."""
+    low = min(int(position), table.shape[1] - 2)
+    return table[:, low] + (position - low) * (table[:, low + 1] - table[:, low])
+
+
+def _power_at(position: float) -> float:
+    return float(np.exp(np.interp(position, np.arange(len(POWERS)), np.log(POWERS))))
 
 
 def _resampled(table: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> float:
     chosen = rng.integers(len(target), size=len(target))
-    return POWERS[_fit_power(table[chosen], target[chosen])[0]]
+    return _power_at(_fit_power(table[chosen], target[chosen])[0])

@@ -23,6 +23,7 @@ from flatmin.measurements import (
 )
 
 DECAY = 100.0  # condition number of each side's covariance in the correlated ensemble
+SLACK = 10.0  # units of rounding taken off singular values, where a lower end is wanted
 POWERS = np.geomspace(0.25, 4.0, 241)  # exponents p among which fits choose
 
 
@@ -112,7 +113,8 @@ def values_of(spec: ExploreRegulariser, ensemble: str, progress: Callable[[int, 
         progress: called with (done, all).
 
     Returns:
-        Over (depth, matrix): `value`, `lower`, `mean_single`, `geometric_single`; over (matrix, power): `schatten`,
+        Over (depth, matrix): `value`, `lower`, `mean_single`, `mean_single_lower` (rounding taken off each singular
+        value), `geometric_single`; over (matrix, power): `schatten`,
         `weighted_schatten` (of `D_out^{1/2} M D_in^{1/2}`); over matrix: `rank`, `effective_rank`; and `moment`, which
         is tr D_out.
     """
@@ -120,12 +122,13 @@ def values_of(spec: ExploreRegulariser, ensemble: str, progress: Callable[[int, 
     m = op.num_measurements
     out, into = np.asarray(row_gram(op)) / m, np.asarray(col_gram(op)) / m
     shape = (len(spec.depths), spec.matrices)
-    value, lower, mean_single, geometric_single = np.full((4, *shape), np.nan)
+    value, lower, mean_single, mean_single_lower, geometric_single = np.full((5, *shape), np.nan)
     sides = [_root(D) for D in (out, into)]
     total = len(spec.depths) * spec.matrices
     for i, depth in enumerate(spec.depths):
         singles = np.stack([single_measurement_values(op, M, depth) for M in matrices])
         mean_single[i] = singles.mean(1)
+        mean_single_lower[i] = [single_measurement_values(op, M, depth, slack=SLACK).mean() for M in matrices]
         with np.errstate(divide="ignore"):
             geometric_single[i] = np.exp(np.log(singles).mean(1))
         for j, M in enumerate(matrices):
@@ -138,6 +141,7 @@ def values_of(spec: ExploreRegulariser, ensemble: str, progress: Callable[[int, 
             "value": (("depth", "matrix"), value),
             "lower": (("depth", "matrix"), lower),
             "mean_single": (("depth", "matrix"), mean_single),
+            "mean_single_lower": (("depth", "matrix"), mean_single_lower),
             "geometric_single": (("depth", "matrix"), geometric_single),
             "weighted_schatten": (
                 ("matrix", "power"),
