@@ -11,8 +11,9 @@ import pytest
 import xarray as xr
 
 from flatmin import JobError, UsageError
+from flatmin.storage.sealed import DamagedError
 from flatmin.studies import StudySpec, find_store, load_spec, plan, run_study, study_spec
-from flatmin.studies._segments import DONE, FAILED, DamagedError, Segment, decode, encode
+from flatmin.studies._segments import DONE, FAILED, Segment, decode, encode
 from flatmin.studies.axes import Range, Values
 from flatmin.studies.engine import share_of
 from flatmin.studies.grid import Axis, Blocks, Grid, draw

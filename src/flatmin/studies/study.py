@@ -148,7 +148,7 @@ class Study:
         """
         cells = self.blocks.cells(block)
         values = self._compute_lanes([int(cells[lane])] * self.width)
-        return {name: value[lane] for name, value in values.items()}
+        return {name: np.asarray(value[lane]) for name, value in values.items()}
 
     def _compute_lanes(self, cells: list[int]) -> dict[str, np.ndarray]:
         spec = self.spec

@@ -21,7 +21,7 @@ from flatmin.experiments.study_report.layout import (
     positions,
     value_text,
 )
-from flatmin.studies.adaptive import lines
+from flatmin.studies.adaptive import transitions
 from flatmin.studies.quantities import POINT, SOLVER
 from flatmin.studies.store import Content
 from flatmin.studies.study import Study, random_labels
@@ -241,8 +241,8 @@ def _transition_figure(study: Study, content: Content, data: "xr.Dataset", name:
         return None
     if len(along) < 3:
         return None
-    fitted = [(line, line.fit()) for line in lines(study, content, along.key, name)]
-    fitted = [(line, fit) for line, fit in fitted if np.isfinite(fit.middle_error)]
+    found = transitions(study, content, along.key, name)
+    fitted = [(line, fit) for line, fit in found if np.isfinite(fit.middle_error)]
     others = [axis for axis in numeric if axis.key != along.key and len(axis) > 1]
     if not fitted:
         return None
