@@ -13,6 +13,8 @@ from jaxtyping import PyTree
 
 from flatmin._core import Outcome
 from flatmin.dynamics import GradientDescent, LabelNoiseSGD, Record, StochasticGradientDescent, Until, train_ensemble
+from flatmin.flatness import Lanczos, sharpness
+from flatmin.flatness.trace import DENSE_LIMIT
 from flatmin.parameterizations import (
     Balanced,
     Flattest,
@@ -219,8 +221,28 @@ def train_block(
             history = result.records["all"]
             count = len(records["all"].times(stopping["steps"]))
             found |= {f"{name}_along": _filled(np.asarray(v), count) for name, v in history.values.items()}
-    found |= {name: np.asarray(values) for name, values in _measured(instance, params, names, threshold).items()}
+    size = sum(leaf[0].size for leaf in jax.tree.leaves(params))
+    alone = ("sharpness",) if "sharpness" in names and size > DENSE_LIMIT else ()
+    together = tuple(name for name in names if name not in alone)
+    found |= {name: np.asarray(values) for name, values in _measured(instance, params, together, threshold).items()}
+    if alone:
+        found |= _sharpness(instance, params, len(tables))
     return {"outcome": outcome, **found}
+
+
+def _sharpness(instance: PlantedProblem, params: PyTree, lanes: int) -> dict[str, np.ndarray]:
+    """The sharpness of each lane without forming a Hessian, which no compiled call over many can do."""
+    estimates = []
+    for lane in range(lanes):
+        problem, point = (
+            jax.tree.map(lambda x, lane=lane: x[lane] if eqx.is_array(x) else x, tree)
+            for tree in (instance.problem, params)
+        )
+        estimates.append(sharpness(problem, point, Lanczos()))
+    return {
+        "sharpness": np.array([float(e.value) for e in estimates]),
+        "sharpness_error": np.array([float(e.error) for e in estimates]),
+    }
 
 
 def _until(stopping: Mapping[str, Any]) -> Until | None:
