@@ -102,10 +102,9 @@ def test_a_process_that_is_told_to_stop_keeps_what_it_has(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         compute_cells(cells, context, spread="processes")
     left = [int(path.read_text()) for path in (tmp_path / "s").glob("*.checkpoint")]
-    assert left
-    assert all(start > 0 for start in left)
+    assert max(left) > 0
     found = compute_cells(cells, Context(tmp_path / "s", workers=1))
-    assert sorted(float(data.start) for data in found.values() if data.start) == sorted(left)
+    assert sorted(float(data.start) for data in found.values() if data.start) == sorted(n for n in left if n)
     assert not list((tmp_path / "s").glob("*.checkpoint"))
 
 

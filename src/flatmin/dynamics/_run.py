@@ -269,7 +269,7 @@ def _advance(
 
 def _finished(model: Model, until: Until, point: _Point) -> np.ndarray:
     loss, norm = _engine.level(*model.parts, until.gradient is not None, point.state.params)
-    return point.finished | (point.alive & np.asarray(until.reached(np.asarray(loss), np.asarray(norm))))
+    return np.asarray(point.finished | (point.alive & until.reached(np.asarray(loss), np.asarray(norm))))
 
 
 class _Measure:

@@ -174,6 +174,8 @@ def seeds_table(value: Any) -> Any:
     """A number of seeds as the table that it stands for."""
     if isinstance(value, int) and not isinstance(value, bool):
         return {"count": value}
+    if not isinstance(value, Mapping | Seeds):
+        raise ValueError("expected a whole number, or { first = 0, count = 10 }")  # noqa: TRY004 - for pydantic
     return value
 
 
