@@ -44,10 +44,13 @@ def main(home, kills, seed):
         if pid == 0:
             child(folder, writing, rng.choice([1, 1, 2, 7]))
         os.close(writing)
-        time.sleep(rng.uniform(0, 0.04))
+        # while the folder is opened, or between any two of some dozens of segments, and anywhere in between
+        segments, reported = rng.choice([0, rng.randint(1, 60)]), b""
+        while len(reported) < 4 * segments and (part := os.read(reading, 4 * segments - len(reported))):
+            reported += part
+        time.sleep(rng.uniform(0, 0.004 if segments else 0.04))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        reported = b""
         while part := os.read(reading, 65536):
             reported += part
         os.close(reading)

@@ -142,8 +142,8 @@ def reference(tmp_path):
 
 
 def test_kills(tmp_path):
-    hit, last, digests = kill(tmp_path / "s", 15, 0)
-    assert hit == 15
+    hit, last, digests = kill(tmp_path / "s", 8, 0)
+    assert hit == 8
     assert last > 0
     assert digests == [reference(tmp_path)]
 
@@ -155,6 +155,23 @@ def test_many_kills(tmp_path):
     assert hit == 200
     assert last > 400
     assert digests == [reference(tmp_path)]
+
+
+def test_what_a_kill_leaves_is_not_read(tmp_path):
+    """A file that was being written: hidden, cut off, and of nobody who lives."""
+    run_study(spec_of(), tmp_path / "s", shard=(1, 2), batch_size=1)
+    whole = segments(tmp_path / "s")[0]
+    from flatmin.storage.folders import host_name
+
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left = whole.with_name(f".{host_name()}-{process.pid}-abc123-{whole.name}")
+    left.write_bytes(whole.read_bytes()[:100])
+    content = read(tmp_path / "s")[1]
+    assert not content.damaged
+    assert content.count(DONE) == 12
+    assert run_study(spec_of(), tmp_path / "s").damaged == 0
+    assert not left.exists()
 
 
 # disks ----------------------------------------------------------------------------------------------------------------

@@ -73,6 +73,21 @@ class SealedFolder:
     def __init__(self, path: pathlib.Path):
         self.path = path
 
+    def names(self, suffix: str) -> list[str]:
+        """Names of the files that are complete, in order; hidden ones are being written, or were.
+
+        Args:
+            suffix: how they end.
+
+        Returns:
+            The names.
+
+        Raises:
+            OSError: if the folder is not there or cannot be read.
+        """
+        found = (entry.name for entry in os.scandir(self.path))
+        return sorted(name for name in found if name.endswith(suffix) and name[0] != ".")
+
     def write(self, name: str, data: bytes) -> None:
         """Add a file; on return it is on disk.
 

@@ -111,7 +111,7 @@ class Store:
             stamp = self._segments.stat().st_mtime_ns
             if stamp == self._stamp:
                 return False
-            names = sorted(entry.name for entry in os.scandir(self._segments) if entry.name.endswith(".seg"))
+            names = self._files.names(".seg")
         except FileNotFoundError:
             return False
         except OSError as error:
