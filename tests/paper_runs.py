@@ -22,6 +22,6 @@ def quick_run(paper, results, folder: pathlib.Path) -> dict:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "__init__", remember)
         # the other test process has the other core
-        patch.setattr("flatmin.experiments.cells.available_cores", lambda: 1)
+        patch.setattr("flatmin.studies.cells.available_cores", lambda: 1)
         seen["content"] = paper.compute(paper.SIZES["quick"](0), Context(folder, workers=1))
     return seen

@@ -52,3 +52,43 @@ def loud(seed, x=0):
     if x == 5:
         raise RuntimeError("five")
     return x
+
+
+def dataset_cell(x, folder, checkpoint, progress):
+    """A named cell: a dataset; leaves a file a call in a folder."""
+    import xarray as xr
+
+    (pathlib.Path(folder) / f"{x}-{os.getpid()}-{time.time_ns()}").touch()
+    progress(1, 2)
+    values = np.random.default_rng(x).normal(size=3)
+    return xr.Dataset({"v": ("k", values), "x": float(x)}, attrs={"who": f"cell {x}"})
+
+
+def failing_cell(_checkpoint, _progress):
+    from flatmin import JobError
+
+    raise JobError("cells: no luck; try again")
+
+
+def patient_cell(checkpoint, progress):
+    """Counts up to 1000, and goes on from its checkpoint; writes that when it is told to stop."""
+    import xarray as xr
+
+    start = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    for i in range(start, 1000):
+        time.sleep(0.005 if start == 0 else 0)
+        try:
+            progress(i, 1000)
+        except KeyboardInterrupt:
+            checkpoint.write_text(str(i))
+            raise
+    return xr.Dataset({"start": float(start)})
+
+
+def dying_cell(folder, checkpoint, progress):
+    """Kills its process, the first time."""
+    mark = pathlib.Path(folder) / "died"
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return dataset_cell(7, folder, checkpoint, progress)

@@ -1,7 +1,8 @@
-"""Runs a study again and again and kills it with SIGKILL at random moments: `python study_killer.py FOLDER KILLS SEED`.
+"""Runs studies and kills them with SIGKILL at random moments: `python study_killer.py FOLDER KILLS SEED`.
 
-After each kill everything that was reported as finished must be finished and right. Prints the number of kills that
-hit a running study, and the hash of the completed one.
+A kill counts if it hits a study that is not finished; a finished one is followed by the next, in a folder of its own.
+After each kill everything that was reported as finished must be finished and right. In the end all studies are
+completed. Prints how many kills counted, how many cells were finished at these moments (least and most), and hashes.
 """
 
 import os
@@ -33,24 +34,28 @@ def child(folder, pipe, batch_size):
         os._exit(0)
 
 
-def main(folder, kills, seed):
+def main(home, kills, seed):
     rng = random.Random(seed)
-    hit = 0
-    for _ in range(kills):
+    moments, study = [], 0
+    while len(moments) < kills:
+        folder = home / str(study)
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
             child(folder, writing, rng.choice([1, 1, 2, 7]))
         os.close(writing)
-        time.sleep(rng.uniform(0, 0.04))
+        # while the folder is opened, or between any two of some dozens of segments, and anywhere in between
+        segments, reported = rng.choice([0, rng.randint(1, 60)]), b""
+        while len(reported) < 4 * segments and (part := os.read(reading, 4 * segments - len(reported))):
+            reported += part
+        time.sleep(rng.uniform(0, 0.004 if segments else 0.04))
         os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        hit += os.WIFSIGNALED(status)
-        reported = b""
+        os.waitpid(pid, 0)
         while part := os.read(reading, 65536):
             reported += part
         os.close(reading)
         if not (folder / "study.json").is_file():
+            moments.append(0)
             continue
         store = find_store(folder)
         content = store.read()
@@ -62,9 +67,16 @@ def main(folder, kills, seed):
             if content.states[cell] == DONE:
                 values = store.study.values(cell)
                 assert content.values["value"][cell] == 2 * values["function.x"] + values["seed"]
-    run_study(study_spec(SPEC), folder)
-    store = find_store(folder)
-    print(hit, content_hash(store.study, store.read()))
+        if content.count(DONE) < store.study.grid.size:
+            moments.append(content.count(DONE))
+        else:
+            study += 1
+    hashes = set()
+    for folder in sorted(home.iterdir()):
+        run_study(study_spec(SPEC), folder)
+        store = find_store(folder)
+        hashes.add(content_hash(store.study, store.read()))
+    print(len(moments), min(moments), max(moments), *hashes)
 
 
 if __name__ == "__main__":

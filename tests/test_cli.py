@@ -17,8 +17,9 @@ from flatmin import JobError
 from flatmin.cli import main
 from flatmin.cli._background import GRACE, Interrupted, Tracker, fraction_done, in_background
 from flatmin.experiments import Claim, Experiment, RunContent, RunSpec, obtain_run, setting
-from flatmin.experiments.cells import Cell, compute_cells
+from flatmin.experiments.cells import compute_cells
 from flatmin.experiments.papers import Paper
+from flatmin.studies.cells import Cell
 from recovery_files import completion_csv, gaussian_npz, low_rank, write_csv
 
 SOURCE = pathlib.Path(__file__).parent.parent / "src"

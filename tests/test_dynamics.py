@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynamics_cases import TRACES, Product, draws_of, numpy_run, product, same_bits
+from dynamics_cases import TRACES, Product, draws_of, numpy_loss_and_gradient, numpy_run, product, same_bits
 from flatmin._core import AbstractObjective, FunctionObjective, JobError, Outcome, UsageError
 from flatmin.dynamics import (
     AbstractDynamics,
@@ -15,6 +15,7 @@ from flatmin.dynamics import (
     Piecewise,
     Record,
     StochasticGradientDescent,
+    Until,
     log_spaced,
     train,
     train_ensemble,
@@ -600,3 +601,81 @@ def test_run_axes_are_checked(change, text, key):
 def test_a_function_has_no_batches(key):
     with pytest.raises(ValueError, match=r"objective: a bare function has no samples"):
         train(FunctionObjective(jnp.sum), SGD(0.1, 3), jnp.ones(2), steps=5, key=key)
+
+
+def test_a_run_ends_where_its_loss_or_its_gradient_is_small(key):
+    objective, params = product()
+    rule = GradientDescent(0.05)
+    path = train(objective, rule, params, steps=400, key=key, records={"p": Record(lambda p: p, every=10)})
+    points = [jax.tree.map(lambda x, i=i: x[i], path.records["p"].values) for i in range(41)]
+    norms, losses = [], []
+    for point in points:
+        losses.append(float(objective.loss(point)))
+        _, gv, gu = numpy_loss_and_gradient(objective, np.asarray(point["u"]), np.asarray(point["v"]), None, None)
+        norms.append(float(np.sqrt(np.sum(gv**2) + np.sum(gu**2))))
+    limit = losses[12] * 1.0001
+    expected = next(i for i, value in enumerate(losses) if value <= limit)
+    records = {"loss": Record(objective.loss, every=30)}
+    found = train(objective, rule, params, steps=400, key=key, until=Until(loss=limit, every=10), records=records)
+    assert (found.step, found.outcome) == (10 * expected, Outcome.converged)
+    np.testing.assert_array_equal(found.params["u"], points[expected]["u"])
+    # later records repeat what was measured where it ended
+    assert found.records["loss"].steps.tolist() == [*range(0, 400, 30), 400]
+    assert found.records["loss"].values[-1] == found.records["loss"].values[-2] == pytest.approx(losses[expected])
+    limit = norms[20] * 1.0001
+    expected = next(i for i, value in enumerate(norms) if value <= limit)
+    found = train(objective, rule, params, steps=400, key=key, until=Until(gradient=limit, every=10))
+    assert found.step == 10 * expected
+    # already there: no step at all
+    assert train(objective, rule, params, steps=9, key=key, until=Until(loss=1e9)).step == 0
+    whole = train(objective, rule, params, steps=400, key=key, until=Until(loss=1e-300))
+    assert (whole.step, whole.outcome) == (400, Outcome.completed)
+
+
+def test_members_of_an_ensemble_end_by_themselves_and_stay_as_they_are(key, tmp_path):
+    objective, params = product()
+    until, rates = Until(loss=float(objective.loss(params)) / 20, every=8), np.array([0.002, 0.02, 0.05, 9.0])
+    keys = jax.random.split(key, 4)
+
+    def ends(chosen, **more):
+        rule = GradientDescent(jnp.asarray(rates[chosen]))
+        return train_ensemble(
+            objective, rule, params, steps=200, keys=keys[: len(chosen)], batched_params=False, until=until, **more
+        )
+
+    together = ends([0, 1, 2, 3])
+    assert together.outcome == (Outcome.completed, Outcome.converged, Outcome.converged, Outcome.diverged)
+    assert together.step[2] < together.step[1] < together.step[0] == 200
+    other = ends([3, 2, 2, 1])
+    for name in ("u", "v"):
+        assert together.params[name][1].tobytes() == other.params[name][3].tobytes()
+        assert together.params[name][2].tobytes() == other.params[name][1].tobytes()
+    # interrupted and gone on with: the same
+    calls = []
+
+    def stop(done, _steps):
+        calls.append(done)
+        if done >= 40 and len(calls) < 1000:
+            calls.extend([0] * 1000)
+            raise KeyboardInterrupt
+
+    file = tmp_path / "c"
+    ends([0, 1, 2, 3], checkpoint=file, progress=stop)
+    again = ends([0, 1, 2, 3], checkpoint=file)
+    assert again.step.tolist() == together.step.tolist()
+    assert again.params["u"].tobytes() == together.params["u"].tobytes()
+    assert ends([0, 1, 2, 3], checkpoint=file).outcome == together.outcome
+    with pytest.raises(UsageError, match="was begun with another condition"):
+        train_ensemble(
+            objective, GradientDescent(jnp.asarray(rates)), params, steps=200, keys=keys, batched_params=False,
+            checkpoint=file,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [({}, "neither loss nor gradient"), ({"loss": 0.0}, "loss: got 0.0"), ({"loss": 1.0, "every": 0}, "every: got 0")],
+)
+def test_conditions_are_checked(arguments, text):
+    with pytest.raises(UsageError, match=text):
+        Until(**arguments)

@@ -9,13 +9,14 @@ import xarray as xr
 
 from flatmin import JobError
 from flatmin.experiments import obtain_run
-from flatmin.experiments.cells import Cell, Context, compute_cells
+from flatmin.experiments.cells import Context, compute_cells
 from flatmin.experiments.papers import gatmiry2023, paper
 from flatmin.experiments.papers.gatmiry2023 import compute
 from flatmin.experiments.papers.gatmiry2023.claims import claims
 from flatmin.experiments.papers.gatmiry2023.figures import figures
 from flatmin.experiments.papers.gatmiry2023.results import Results
 from flatmin.experiments.papers.gatmiry2023.spec import SIZES, Phase, Training
+from flatmin.studies.cells import Cell
 from paper_runs import quick_run
 
 
@@ -124,7 +125,7 @@ def test_cells_are_kept_when_a_later_one_fails(tmp_path):
 def test_a_damaged_cell_is_computed_again(tmp_path):
     cell = Cell("c", {"n": 1}, numbers(3))
     compute_cells({0: cell}, Context(tmp_path))
-    (file,) = tmp_path.glob("*.nc")
+    (file,) = tmp_path.glob("*.cell")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(bytes(content))
@@ -143,7 +144,7 @@ def test_interrupt_stops_the_other_cells(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         compute_cells({0: Cell("a", {"n": 1}, interrupted), 1: Cell("b", {"n": 2}, patient)}, Context(tmp_path))
-    assert not list(tmp_path.glob("*.nc"))
+    assert not list(tmp_path.glob("*.cell"))
 
 
 def test_cells_folder_that_cannot_be_made(tmp_path):

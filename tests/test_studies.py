@@ -11,8 +11,9 @@ import pytest
 import xarray as xr
 
 from flatmin import JobError, UsageError
+from flatmin.storage.sealed import DamagedError
 from flatmin.studies import StudySpec, find_store, load_spec, plan, run_study, study_spec
-from flatmin.studies._segments import DONE, FAILED, DamagedError, Segment, decode, encode
+from flatmin.studies._segments import DONE, FAILED, Segment, decode, encode
 from flatmin.studies.axes import Range, Values
 from flatmin.studies.engine import share_of
 from flatmin.studies.grid import Axis, Blocks, Grid, draw
@@ -40,6 +41,10 @@ TRAINING = {
     "axes": {"dynamics.learning_rate": [0.01, 0.02], "dynamics.noise": [0.0, 0.1]},
     "batching": {"width": 4},
 }
+
+
+STUDY_ID = "f65f809aea5e"
+"""Of `TRAINING`, before there were conditions for an early end."""
 
 
 def content_of(folder):
@@ -393,3 +398,70 @@ def test_training_cells_give_the_same_bits_in_every_batch_and_share(tmp_path):
     block = store.study.blocks.cells(store.study.blocks.block_of(cell))
     other = int(block[2])
     assert alone["loss"] == content.values["loss"][other]
+
+
+def test_cells_that_are_done_early_keep_their_bits(tmp_path):
+    """Early or late, beside whom, and wholly diverged: what a cell yields is its own."""
+    base = TRAINING | {
+        "dynamics": {"rule": "gradient_descent"},
+        "stopping": {"steps": 600, "loss": 1e-3, "check_every": 50},
+        "measure": {"quantities": ["loss", "frobenius_norm"], "record": ["loss"], "every": 200},
+        "axes": {"dynamics.learning_rate": [0.01, 0.1, 0.3, 30.0]},
+    }
+    run_study(study_spec(base), tmp_path / "a")
+    store, content = content_of(tmp_path / "a")
+    assert content.reasons == {}
+    steps, outcome = (content.values[name].reshape(4, 3) for name in ("steps", "outcome"))
+    assert (outcome[3] == 1).all()
+    early = outcome[:3] == 2
+    assert early.any()
+    assert (steps[:3][early] < 600).all()
+    assert (steps[:3][early] % 50 == 0).all()
+    loss, along = content.values["loss"].reshape(4, 3), content.values["loss_along"].reshape(4, 3, 4)
+    assert (loss[:3][early] <= 1e-3).all()
+    assert (loss[:3][~early] > 1e-3).all()
+    np.testing.assert_array_equal(along[:3, :, 3], loss[:3])
+    # the last block is one that has diverged throughout
+    assert np.isnan(along[3, :, 1:]).all()
+    # in other company the same bits: one value of the step size, and its seeds beside copies of each other
+    alone = store.study.compute_alone(store.study.blocks.block_of(7), 3)
+    assert alone["loss"] == content.values["loss"][store.study.blocks.cells(1)[3]]
+    alone = study_spec(base | {"axes": {"dynamics.learning_rate": [0.3]}})
+    run_study(alone, tmp_path / "b")
+    np.testing.assert_array_equal(content_of(tmp_path / "b")[1].values["loss"], loss[2])
+
+
+def test_conditions_that_are_not_given_leave_the_id_as_it_was():
+    assert study_spec(TRAINING).id == STUDY_ID
+    given = study_spec(TRAINING | {"stopping": {"steps": 40, "loss": 1e-3}})
+    assert given.id != STUDY_ID
+    with pytest.raises(UsageError, match="there is nothing to look at"):
+        study_spec(TRAINING | {"stopping": {"check_every": 5}})
+    with pytest.raises(UsageError, match=r"stopping.loss: only \[dynamics\] can be done early"):
+        study_spec({k: v for k, v in TRAINING.items() if k != "dynamics"} | {"solver": {"program": "flat"}, "axes": {},
+                   "measure": {"quantities": ["gap"]}, "stopping": {"loss": 1e-3}})  # fmt: skip
+
+
+@pytest.mark.long
+def test_sharpness_of_many_parameters_is_that_of_the_dense_hessian(tmp_path):
+    import jax
+
+    import flatmin as fm
+    from flatmin.parameterizations import Gaussian
+
+    raw = {
+        "name": "wide",
+        "seeds": 2,
+        "problem": {"preset": "matrix_sensing", "matrix_shape": [15, 15], "rank": 1, "num_measurements": 60},
+        "measure": {"quantities": ["sharpness", "trace"]},
+    }
+    run_study(study_spec(raw), tmp_path / "s")
+    _, content = content_of(tmp_path / "s")
+    assert content.reasons == {}
+    problem_key, start_key, _ = jax.random.split(jax.random.key(1), 3)
+    problem = fm.problems.matrix_sensing(problem_key, (15, 15), 1, 60).problem
+    point = problem.parameterization.init_params(start_key, Gaussian(0.3))
+    dense = fm.sharpness(problem, point, fm.flatness.Dense())
+    assert sum(leaf.size for leaf in jax.tree.leaves(point)) == 450
+    assert content.values["sharpness"][1] == pytest.approx(float(dense.value), rel=1e-8)
+    assert 0 <= content.values["sharpness_error"][1] < 1e-6 * float(dense.value)

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from flatmin.studies import find_store, run_study, study_spec
-from flatmin.studies.adaptive import lines
-from flatmin.studies.store import content_hash
+from flatmin.studies import find_store, plan, run_study, study_spec
+from flatmin.studies._segments import DONE
+from flatmin.studies.adaptive import rounds, transitions
+from flatmin.studies.posterior import likelihood, posteriors, transition_of
+from flatmin.studies.store import Content, content_hash
 from flatmin.studies.transition import fit_logistic, half_point
 
 X = np.linspace(0, 1, 21)
@@ -75,28 +77,96 @@ def coin_spec(name, trials, adaptive=None, rows=6, **changes):
     return study_spec(raw | ({"adaptive": adaptive} if adaptive else {}) | changes)
 
 
-def middles(folder):
-    store = find_store(folder)
-    content = store.read()
-    fits = [line.fit() for line in lines(store.study, content, "function.x", "recovered")]
-    return np.array([fit.middle for fit in fits]), np.array([fit.half_width for fit in fits])
+def coins(rng, rows, trials, scale):
+    """Middles, and trials by row, position and number: a study's content without a store."""
+    middle = rng.uniform(0.35, 0.65, rows)
+    p = 1 / (1 + np.exp(-(np.linspace(0, 1, 41) - middle[:, None]) / scale))
+    return middle, (rng.random((rows, 41, trials)) < p[:, :, None]).astype(float)
 
 
-def test_an_adaptive_study_needs_a_third_of_the_trials_for_the_same_error(tmp_path):
-    rows = 40
-    full = run_study(coin_spec("full", 4, rows=rows), tmp_path / "full")
-    wanted = middles(tmp_path / "full")[1].mean() * 40  # in steps of the axis
-    adaptive = {"axis": "function.x", "half_width": float(wanted), "first": 4}
-    summary = run_study(coin_spec("adaptive", 60, adaptive, rows=rows), tmp_path / "adaptive")
-    assert full.computed == rows * 41 * 4
-    found, width = middles(tmp_path / "adaptive")
-    assert full.computed >= 3 * summary.computed
-    error, full_error = (np.sqrt(np.mean((m - 0.43) ** 2)) for m in (found, middles(tmp_path / "full")[0]))
-    # the same error within the noise of a mean square over 40 lines (five standard errors of its ratio are 0.8)
-    assert error <= 1.8 * full_error
-    assert (width <= wanted / 40 * 1.0001).all()
-    # and the interval is true
-    assert np.mean(np.abs(found - 0.43) <= width) >= 0.95 - 5 * np.sqrt(0.95 * 0.05 / rows)
+def played(table, adaptive=None):
+    """The transitions that a study finds whose cells yield the table; and how many it asks for."""
+    study = plan(coin_spec("played", table.shape[2], adaptive, rows=table.shape[0]))
+    outcomes = table.ravel()
+    content = Content(np.zeros(outcomes.size, np.uint8), {"recovered": np.full(outcomes.size, np.nan)}, {})
+    asked = [np.arange(outcomes.size)] if adaptive is None else rounds(study, content, study.spec.adaptive)
+    for cells in asked:
+        content.states[cells], content.values["recovered"][cells] = DONE, outcomes[cells]
+    found = [curve for _, curve in transitions(study, content, "function.x", "recovered")]
+    return np.array([c.middle for c in found]), np.array([c.half_width for c in found]), content.count(DONE)
+
+
+def against_the_full_grid(rows, seed):
+    """Trials saved, ratio of the errors with its 95% interval, and the true coverage of the adaptive intervals."""
+    rng = np.random.default_rng(seed)
+    middle, table = coins(rng, rows, 150, 0.04)
+    full, _, count = played(table[:, :, :4])
+    chosen, half, spent = played(table[:, :, 4:], {"axis": "function.x", "half_width": 1.35, "first": 2})
+    errors = np.stack([chosen - middle, full - middle])
+    drawn = rng.integers(0, rows, (4000, rows))
+    ratios = np.sqrt(np.divide(*(errors[:, drawn] ** 2).mean(2)))
+    ratio = np.sqrt(np.divide(*(errors**2).mean(1)))
+    return count / spent, ratio, np.quantile(ratios, (0.025, 0.975)), np.mean(np.abs(errors[0]) <= half)
+
+
+def test_an_adaptive_study_needs_a_third_of_the_trials_for_the_same_error():
+    saved, ratio, _, covered = against_the_full_grid(80, 0)
+    assert saved >= 3
+    assert ratio <= 1
+    assert covered >= 0.95 - 5 * np.sqrt(0.95 * 0.05 / 80)
+
+
+@pytest.mark.long
+def test_over_many_lines_it_is_more_exact_with_a_third_of_the_trials():
+    saved, ratio, (low, high), covered = against_the_full_grid(2000, 1)
+    print(
+        f"{saved:.2f} times fewer trials; error {ratio:.3f} ({low:.3f} to {high:.3f}) of the full grid's; {covered:.3f}"
+    )
+    assert saved >= 3
+    assert high < 1
+    assert abs(covered - 0.95) < 5 * np.sqrt(0.95 * 0.05 / 2000)
+
+
+def test_the_posterior_is_bayes_rule_by_brute_force():
+    """One line, the expected variance after one more trial, by summing over both outcomes."""
+    x = np.linspace(0, 1, 9)
+    hits, counts = np.array([0, 0, 0, 1, 1, 0, 2, 0, 2]), np.array([2, 0, 0, 2, 1, 0, 2, 0, 2])
+    (posterior,) = posteriors([likelihood(x, hits, counts)])
+    # before any trial: a typical width of any size, and each line's about it
+    logs = np.log(posterior.scales)
+    apart = np.exp(-0.5 * ((logs[:, None] - logs) / 0.5) ** 2)
+    prior = (apart / apart.sum(0)).sum(1)
+
+    def variance(hits, counts):
+        weights = np.zeros((len(posterior.middles), len(posterior.scales)))
+        for i, middle in enumerate(posterior.middles):
+            for j, scale in enumerate(posterior.scales):
+                p = 1 / (1 + np.exp(-(x - middle) / scale))
+                weights[i, j] = prior[j] * np.prod(p**hits * (1 - p) ** (counts - hits))
+        whole = weights.sum()
+        mean = (weights.sum(1) @ posterior.middles) / whole
+        return (weights.sum(1) @ (posterior.middles - mean) ** 2) / whole, whole
+
+    now, evidence = variance(hits, counts)
+    assert posterior.sign == 1
+    assert posterior.moments()[1] == pytest.approx(np.sqrt(now), rel=1e-9)
+    for k in (0, 3, 5):
+        one = np.eye(9, dtype=int)[k]
+        after = [variance(hits + hit * one, counts + one) for hit in (0, 1)]
+        assert sum(v * w for v, w in after) / evidence == pytest.approx(posterior.spread_after(x[[k]])[0], rel=1e-9)
+
+
+def test_lines_of_a_study_learn_the_width_from_each_other():
+    rng = np.random.default_rng(0)
+    x = np.linspace(0, 1, 21)
+    sharp = [likelihood(x, trials(rng, 0.5, 0.02, 20), np.full(21, 20)) for _ in range(5)]
+    few = likelihood(x, np.eye(21)[20] * 2, 2 * (np.eye(21)[0] + np.eye(21)[20]))
+    alone, together = posteriors([few])[0], posteriors([*sharp, few])[-1]
+    widths = [transition_of(p, 4).scale for p in (alone, together)]
+    assert widths[1] < 0.04 < widths[0]
+    falling = likelihood(x, np.array([4, *[0] * 20]), np.array([4, *[0] * 19, 4]))
+    assert falling.sign == -1
+    assert likelihood(x, np.zeros(21), np.full(21, 3)) is None
 
 
 def test_an_interrupted_adaptive_study_goes_on_the_same_way(tmp_path):
@@ -120,6 +190,9 @@ def test_an_interrupted_adaptive_study_goes_on_the_same_way(tmp_path):
         hashes.append(content_hash(store.study, store.read()))
     assert hashes[0] == hashes[1]
     assert run_study(spec, tmp_path / "s").computed == 0
+    store = find_store(tmp_path / "s")
+    middles = [curve.middle for _, curve in transitions(store.study, store.read(), "function.x", "recovered")]
+    assert np.abs(np.array(middles) - 0.43).max() < 0.08
 
 
 def test_a_line_without_a_transition_is_left_after_its_ends(tmp_path):

@@ -120,6 +120,36 @@ def test_shares_and_the_job_script(capsys):
     assert main(line.replace("--workers 3", "").split()[1:]) == 0
 
 
+def test_the_job_script_runs_as_an_array(capsys, tmp_path, monkeypatch):
+    """A stand-in for `sbatch` that reads the script's array and starts it once a task, as SLURM does."""
+    (tmp_path / "a folder").mkdir()
+    monkeypatch.chdir(tmp_path / "a folder")
+    pathlib.Path("tiny.toml").write_text(TINY)
+    said(capsys, "run", "tiny.toml", "--slurm", "3")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "flatmin").write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "import sys; from flatmin.cli import main; sys.exit(main())" "$@"\n'
+    )
+    (programs / "sbatch").write_text(
+        "#!/bin/bash\nset -e\nhead -1 \"$1\" | grep -q '^#!/bin/bash'\n"
+        "last=$(sed -n 's/^#SBATCH --array=1-//p' \"$1\")\nlog=$(sed -n 's/^#SBATCH --output=//p' \"$1\")\n"
+        'for i in $(seq "$last"); do (cd / && SLURM_ARRAY_TASK_ID=$i bash "$OLDPWD/$1" > "$OLDPWD/$(eval echo '
+        '"${log/\\%a/$i}")" 2>&1); done\n'
+    )
+    for path in programs.iterdir():
+        path.chmod(0o755)
+    search = os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)])
+    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": search}
+    done = subprocess.run(["sbatch", "tiny.sbatch"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    logs = sorted(pathlib.Path("studies/tiny/logs").iterdir())
+    assert [path.name for path in logs] == ["1.log", "2.log", "3.log"]
+    assert "30 cells computed, 60 found" in logs[2].read_text()
+    content = find_store(pathlib.Path("studies/tiny")).read()
+    assert content.count(1) == 90
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -68,9 +68,9 @@ def test_several_devices_give_the_same_bits(tmp_path):
     """JAX sees two devices in this process; each block runs on one of them."""
     code = (
         "import sys, jax, json; from flatmin.studies import run_study, study_spec;"
-        "from flatmin.studies import executors;"
-        "used = set(); original = executors.compute_batch;"
-        "executors.compute_batch = lambda s, b: (used.add(jax.config.jax_default_device), original(s, b))[1];"
+        "from flatmin.studies import _batches;"
+        "used = set(); original = _batches.compute_batch;"
+        "_batches.compute_batch = lambda s, b: (used.add(jax.config.jax_default_device), original(s, b))[1];"
         f"run_study(study_spec({TRAINING!r}), sys.argv[1], batch_size=1);"
         "print(len(jax.devices()), len(used))"
     )

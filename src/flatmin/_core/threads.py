@@ -1,8 +1,10 @@
-"""How many threads the linear algebra behind NumPy and SciPy takes."""
+"""Threads: how many the linear algebra behind NumPy and SciPy takes, and the stack of our own."""
 
 import contextlib
 import functools
 import os
+import threading
+from collections.abc import Iterator
 
 from threadpoolctl import ThreadpoolController
 
@@ -35,3 +37,13 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def roomy_threads() -> Iterator[None]:
+    """Threads started in this block get 64 MiB of stack: compilers recurse deeply, and a full stack is a crash."""
+    before = threading.stack_size(64 * 2**20)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)

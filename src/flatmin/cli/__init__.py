@@ -24,8 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     from flatmin.cli._app import app
 
+    if given in ([], ["study"]):  # without a verb it explains itself
+        given.append("--help")
     try:
-        code = app(given or ["--help"], prog_name="flatmin", standalone_mode=False)
+        code = app(given, prog_name="flatmin", standalone_mode=False)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else FAILED
     except BaseException as error:

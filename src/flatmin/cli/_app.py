@@ -29,7 +29,7 @@ app.command()(verify_theory)
 app.add_typer(study)
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool | None) -> None:
     if wanted:
         import flatmin
 
@@ -40,7 +40,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
+        bool | None, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = None,
 ) -> None:
     del version

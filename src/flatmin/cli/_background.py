@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 GRACE = 10.0
@@ -90,7 +90,7 @@ def in_background(work: Callable[[], T], tracker: Tracker) -> T:
         finally:
             finished.set()
 
-    from flatmin.experiments.cells import roomy_threads
+    from flatmin._core.threads import roomy_threads
 
     thread = threading.Thread(target=run, daemon=True, name="flatmin-work")
     display = _terminal(tracker) if sys.stderr.isatty() else _Lines(tracker)
@@ -121,7 +121,7 @@ class _Lines:
         self._tracker, self._start, self._last = tracker, time.monotonic(), time.monotonic()
         self._finished: set[str] = set()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -170,7 +170,7 @@ def _terminal(tracker: Tracker) -> Any:
             self._overall = progress.add_task("all", total=1.0)
             self._tasks: dict[str, TaskID] = {}
 
-        def __enter__(self) -> Self:
+        def __enter__(self) -> Any:
             progress.start()
             return self
 

@@ -6,7 +6,16 @@ from typing import Any
 import typer
 
 
-def run_experiment(experiment: Any, spec: Any, compute: Any, *, out: pathlib.Path, workers: int) -> list[str]:
+def run_experiment(
+    experiment: Any,
+    spec: Any,
+    compute: Any,
+    *,
+    out: pathlib.Path,
+    workers: int,
+    shard: str = "1/1",
+    scheduler: str | None = None,
+) -> list[str]:
     """Compute or find a run, print its claims and where it is.
 
     Args:
@@ -15,25 +24,39 @@ def run_experiment(experiment: Any, spec: Any, compute: Any, *, out: pathlib.Pat
         compute: called as `compute(spec, context)`.
         out: folder of runs.
         workers: pieces computed at the same time.
+        shard: `i/n`, the i-th of n shares of the pieces.
+        scheduler: a Dask scheduler's address, or `local`.
 
     Returns:
         Names of the claims that do not hold.
     """
     from flatmin.cli._background import Tracker, in_background
     from flatmin.cli._setup import writable_folder
-    from flatmin.cli._tables import print_claims, print_run
+    from flatmin.cli._tables import print_claims, print_lines, print_run
     from flatmin.experiments import obtain_run, run_id
     from flatmin.experiments.cells import Context, discard_cells
     from flatmin.report import render_run
+    from flatmin.studies.cells import OtherSharesError
+    from flatmin.studies.engine import share_of
 
+    share = share_of(shard)
     writable_folder(out)
     tracker = Tracker()
     folder = out / ".cells" / f"{experiment.name}-{run_id(experiment.name, experiment.version, spec)}"
-    context = Context(folder=folder, workers=workers, progress=tracker)
-    run, is_new = in_background(
-        lambda: obtain_run(experiment, spec, lambda settings: compute(settings, context), out=out, render=render_run),
-        tracker,
-    )
+    context = Context(folder=folder, workers=workers, progress=tracker, shard=share, scheduler=scheduler)
+    try:
+        run, is_new = in_background(
+            lambda: obtain_run(
+                experiment, spec, lambda settings: compute(settings, context), out=out, render=render_run
+            ),
+            tracker,
+        )
+    except OtherSharesError as others:
+        words = (
+            f"{others.finished} of {others.total} pieces are finished; the share that finishes the last tells the rest."
+        )
+        print_lines([words])
+        return []
     discard_cells(folder)
     print_claims(run.claims)
     print_run(run, is_new=is_new)

@@ -14,6 +14,8 @@ def reproduce(
     out: Annotated[pathlib.Path, typer.Option(help="Folder of runs.")] = pathlib.Path("runs"),
     seed: Annotated[int, typer.Option(help="First random seed.")] = 0,
     workers: Annotated[int, typer.Option(help="Pieces computed at the same time.")] = 2,
+    shard: Annotated[str, typer.Option(help="i/n: the i-th of n shares, for job arrays on one folder.")] = "1/1",
+    scheduler: Annotated[str | None, typer.Option(help="A Dask scheduler's address, or local.")] = None,
 ) -> None:
     """Run a paper's experiments again and hold its claims against the numbers."""
     from flatmin.cli._setup import prepare_jax
@@ -29,6 +31,8 @@ def reproduce(
     check_at_least("seed", seed, 0)
     found = find_paper(paper)
     spec = found.sizes["quick" if quick else "full" if full else "demo"](seed)
-    failed = run_experiment(found.experiment, spec, found.compute, out=out, workers=workers)
+    failed = run_experiment(
+        found.experiment, spec, found.compute, out=out, workers=workers, shard=shard, scheduler=scheduler
+    )
     if strict:
         exit_if_failed(failed, "claim(s)")

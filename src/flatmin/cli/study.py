@@ -13,19 +13,12 @@ if TYPE_CHECKING:
 study = typer.Typer(
     name="study",
     help="Studies: grids of cells in one file, resumed bit for bit, on one machine or many.",
-    invoke_without_command=True,
     rich_markup_mode=None,
 )
 _OUT = pathlib.Path("studies")
 File = Annotated[pathlib.Path, typer.Argument(help="A study: a .toml or .yaml file.", metavar="FILE")]
 Where = Annotated[str, typer.Argument(help="A study's file, its folder, or its name in --out.", metavar="STUDY")]
 Out = Annotated[pathlib.Path, typer.Option(help="Folder of studies.")]
-
-
-@study.callback()
-def _help(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
 
 
 @study.command()
@@ -103,8 +96,9 @@ def check(
         if found.gave_up:
             print_lines(["One compiled call takes more than a minute: no estimate."])
         else:
+            about = "At most" if spec.stopping.early else "About"
             estimate = (
-                f"About {_duration(found.seconds(workers))} with {_count(workers, 'process', 'es')} "
+                f"{about} {_duration(found.seconds(workers))} with {_count(workers, 'process', 'es')} "
                 f"({1e3 * found.block_seconds:,.3g} ms a call, {found.first_seconds:,.3g} s the first of a kind); "
                 f"{found.memory * workers / 1e6:,.0f} MB of memory."
             )

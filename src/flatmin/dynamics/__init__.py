@@ -31,3 +31,4 @@ from flatmin.dynamics.stability import stability_report as stability_report
 from flatmin.dynamics.trace_flow import TraceFlowResult as TraceFlowResult
 from flatmin.dynamics.trace_flow import trace_flow as trace_flow
 from flatmin.dynamics.train import train as train
+from flatmin.dynamics.until import Until as Until

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Key, PyTree
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from flatmin.dynamics._base import DynamicsState, float_dtype
 
@@ -97,6 +97,28 @@ def advance(
         return state, in_range, jnp.stack(finite).all()
 
     return _lift(one, runs)(batched, draws, state, stop)
+
+
+@eqx.filter_jit
+def level(
+    runs: bool, batched: PyTree, shared: PyTree, with_gradient: bool, params: PyTree
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """The loss over all samples, and the norm of its gradient (NaN unless it is asked for)."""
+
+    def one(batched, params):
+        objective = eqx.combine(batched, shared)[1]
+        moving, still = eqx.partition(params, eqx.is_inexact_array)
+
+        def loss(moving):
+            return objective.loss(eqx.combine(moving, still))
+
+        if not with_gradient:
+            value = loss(moving)
+            return value, jnp.full_like(value, jnp.nan)
+        value, gradient = jax.value_and_grad(loss)(moving)
+        return value, jnp.sqrt(sum(jnp.sum(jnp.abs(g) ** 2) for g in jax.tree.leaves(gradient)))
+
+    return _lift(one, runs)(batched, params)
 
 
 @eqx.filter_jit

@@ -16,6 +16,7 @@ from flatmin.dynamics import _engine
 from flatmin.dynamics._base import AbstractDynamics, DynamicsState
 from flatmin.dynamics.checkpoint import Checkpoint, Store, fingerprint, restore
 from flatmin.dynamics.record import History, Record, whole
+from flatmin.dynamics.until import Until
 
 Progress = Callable[[int, int], Any]
 
@@ -28,7 +29,8 @@ class TrainResult:
         params: the last point in the range of finite numbers.
         state: the state there; `state.params` is `params`.
         records: name -> `History`.
-        outcome: `completed`, `diverged` or `interrupted`; a tuple, one per run, in an ensemble.
+        outcome: `completed`, `converged` (see `Until`), `diverged` or `interrupted`; a tuple, one per run, in an
+            ensemble.
         step: number of steps done at `params`.
         divergence_step: number (from 1) of the first step that could not be taken, because the loss at its
             start was not finite or beyond 1e30, or because it made a parameter not finite; -1 for none. A
@@ -88,17 +90,19 @@ class _Point:
         position: steps done by the runs that go on.
         state: state of each run; a diverged one stays at its last good step.
         divergence: number of each run's first bad step, -1 for none.
+        finished: which runs are done early, see `Until`; they stay where they are.
         samples: how many entries of the log belong to it.
     """
 
     position: int
     state: DynamicsState
     divergence: np.ndarray
+    finished: np.ndarray
     samples: int
 
     @property
     def alive(self) -> np.ndarray:
-        return np.asarray(self.divergence < 0)
+        return np.asarray((self.divergence < 0) & ~self.finished)
 
 
 Log = list[tuple[int, dict[str, PyTree]]]
@@ -115,6 +119,7 @@ def run(
     checkpoint: Checkpoint | str | Any | None,
     progress: Progress | None,
     throw: bool,
+    until: Until | None = None,
 ) -> TrainResult:
     """See `train` and `train_ensemble`, which only prepare the arguments.
 
@@ -128,6 +133,7 @@ def run(
         checkpoint: as in `train`.
         progress: as in `train`.
         throw: as in `train`.
+        until: as in `train`.
 
     Returns:
         The result.
@@ -156,24 +162,27 @@ def run(
     due = _by_step(times)
     measures = {name: _Measure(model, record.fn) for name, record in records.items()}
     chunk = min(chunk, max(steps, 1))
-    stops = np.unique(np.concatenate([np.arange(chunk, steps, chunk), [steps], *times.values()])).astype(int)
+    looks = np.zeros(0, int) if until is None else np.arange(0, steps, until.every)
+    stops = np.unique(np.concatenate([np.arange(chunk, steps, chunk), [steps], looks[1:], *times.values()])).astype(int)
 
     state = _engine.init_state(*model.parts, params)
     shape = () if model.runs is None else (model.runs,)
     log: Log = []
-    point = _Point(0, state, np.full(shape, -1), 0)
+    point = _Point(0, state, np.full(shape, -1), np.zeros(shape, bool), 0)
     store = None
     if checkpoint is not None:
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = Checkpoint(checkpoint)
         store = Store(checkpoint, fingerprint(*model.whole, params, key))
-        point = _load(store, point, log, times, measures, steps) or point
+        point = _load(store, point, log, times, measures, steps, until) or point
 
     draws, block, first, interrupted = None, None, np.zeros((), np.int32), False
     try:
         if point.position == 0 and not log:
             log.append((0, {name: measure(point.state.params) for name, measure in measures.items()}))
             point = dataclasses.replace(point, samples=1)
+        if until is not None and point.position == 0:
+            point = dataclasses.replace(point, finished=_finished(model, until, point))
         for stop in stops[stops > point.position].tolist():
             if not point.alive.any():
                 break
@@ -184,15 +193,22 @@ def run(
             state, divergence = _advance(model, draws, first, point, stop)
             if stop in due and (divergence < 0).any():
                 log.append((stop, {name: measures[name](state.params) for name in due[stop]}))
-            point = _Point(stop, state, divergence, len(log))
+            point = _Point(stop, state, divergence, point.finished, len(log))
+            if until is not None and (stop % until.every == 0 or stop == steps):
+                point = dataclasses.replace(point, finished=_finished(model, until, point))
             if store is not None and store.due:
-                _save(store, point, log)
+                _save(store, point, log, until)
             if progress is not None:
                 progress(point.position, steps)
+        if point.finished.any() and not point.alive.any():  # nothing moves any more
+            rest = [step for step in due if step > log[-1][0]]
+            last = {name: measures[name](point.state.params) for step in rest for name in due[step]}
+            log += [(step, {name: last[name] for name in due[step]}) for step in sorted(rest)]
+            point = dataclasses.replace(point, samples=len(log))
     except KeyboardInterrupt:
         interrupted = True
     if store is not None and (point.position > 0 or point.samples > 0):
-        _save(store, point, log)
+        _save(store, point, log, until)
     result = _result(model, point, log, measures, interrupted=interrupted)
     return result.raise_if_failed() if throw else result
 
@@ -251,6 +267,11 @@ def _advance(
         probe = np.where(refused - good > 1, (good + refused) // 2, good)
 
 
+def _finished(model: Model, until: Until, point: _Point) -> np.ndarray:
+    loss, norm = _engine.level(*model.parts, until.gradient is not None, point.state.params)
+    return np.asarray(point.finished | (point.alive & until.reached(np.asarray(loss), np.asarray(norm))))
+
+
 class _Measure:
     """A record's function, compiled, over the run axis if there is one."""
 
@@ -278,12 +299,14 @@ def _samples(log: Log, count: int, name: str) -> list[tuple[int, PyTree]]:
     return [(step, values[name]) for step, values in log[:count] if name in values]
 
 
-def _save(store: Store, point: _Point, log: Log) -> None:
+def _save(store: Store, point: _Point, log: Log, until: Until | None) -> None:
     names = sorted({name for _, values in log[: point.samples] for name in values})
     histories = {name: History.stack(_samples(log, point.samples, name), axis=0) for name in names}
     meta = {
         "position": point.position,
         "divergence": point.divergence.tolist(),
+        "finished": point.finished.tolist(),
+        "until": None if until is None else list(dataclasses.astuple(until)),
         "records": {name: [history.steps.tolist()] for name, history in histories.items()},
     }
     tree = [eqx.filter(point.state, eqx.is_array), {name: h.values for name, h in histories.items()}]
@@ -297,6 +320,7 @@ def _load(
     times: dict[str, np.ndarray],
     measures: dict[str, _Measure],
     steps: int,
+    until: Until | None,
 ) -> _Point | None:
     """The point of the file, with `log` filled; `None` if there is no file."""
     found = store.read()
@@ -306,13 +330,16 @@ def _load(
     path, position = store.checkpoint.path, meta["position"]
     if position > steps:
         raise UsageError(f"steps: got {steps}, but {path} has already done {position}; ask for at least as many")
+    if meta.get("until") != (None if until is None else list(dataclasses.astuple(until))):
+        raise UsageError(f"until: {path} was begun with another condition; keep it, or delete the file")
     stored = {name: np.asarray(held[0]) for name, held in meta["records"].items()}
     if set(stored) != set(measures):
         raise UsageError(
             f"records: got {sorted(measures)}, but {path} holds {sorted(stored)}; keep the names, or delete the file"
         )
     divergence = np.asarray(meta["divergence"])
-    goes_on = (divergence < 0).any()
+    finished = np.asarray(meta.get("finished", np.zeros(divergence.shape, bool)))
+    goes_on = ((divergence < 0) & ~finished).any()
     state_like, static = eqx.partition(start.state, eqx.is_array)
     like = [state_like, {name: m.structure(start.state.params) for name, m in measures.items()}]
     state, values = restore(like, leaves)
@@ -329,7 +356,7 @@ def _load(
             row = int(np.searchsorted(held, step))
             entries.setdefault(int(step), {})[name] = jax.tree.map(lambda v, r=row: v[r], values[name])
     log.extend(sorted(entries.items()))
-    return _Point(position, eqx.combine(state, static), divergence, len(log))
+    return _Point(position, eqx.combine(state, static), divergence, finished, len(log))
 
 
 def _result(model: Model, point: _Point, log: Log, measures: Mapping[str, Any], *, interrupted: bool) -> TrainResult:
@@ -341,12 +368,13 @@ def _result(model: Model, point: _Point, log: Log, measures: Mapping[str, Any], 
             history = History.stack(samples, axis=1 if ensemble else 0)
             histories[name] = _blank(history, point.divergence) if ensemble else history
 
-    def outcome(divergence: int) -> Outcome:
-        if divergence >= 0:
-            return Outcome.diverged
+    def outcome(divergence: int, finished: bool) -> Outcome:
+        if divergence >= 0 or finished:
+            return Outcome.diverged if divergence >= 0 else Outcome.converged
         return Outcome.interrupted if interrupted else Outcome.completed
 
-    outcomes = tuple(outcome(d) for d in np.atleast_1d(point.divergence).tolist())
+    runs = zip(np.atleast_1d(point.divergence).tolist(), np.atleast_1d(point.finished).tolist(), strict=True)
+    outcomes = tuple(outcome(*run) for run in runs)
     step = np.asarray(point.state.step).astype(int)
     return TrainResult(
         params=point.state.params,

@@ -16,6 +16,7 @@ from flatmin.dynamics._run import Model, Progress, TrainResult, run, strong
 from flatmin.dynamics.checkpoint import Checkpoint
 from flatmin.dynamics.record import Record
 from flatmin.dynamics.schedule import AbstractSchedule
+from flatmin.dynamics.until import Until
 
 
 def run_axes(dynamics: AbstractDynamics) -> PyTree[bool]:
@@ -53,6 +54,7 @@ def train_ensemble(
     checkpoint: Checkpoint | str | Path | None = None,
     progress: Progress | None = None,
     throw: bool = False,
+    until: Until | None = None,
 ) -> TrainResult:
     """`train` for many runs side by side, one compilation for all.
 
@@ -76,6 +78,7 @@ def train_ensemble(
         checkpoint: as in `train`, one file for all runs.
         progress: as in `train`.
         throw: raise if any run did not complete.
+        until: as in `train`; each run ends by itself and stays where it is while the others go on.
 
     Returns:
         The result with a leading run axis everywhere; records are NaN from a run's divergence on.
@@ -108,6 +111,7 @@ def train_ensemble(
         checkpoint=checkpoint,
         progress=progress,
         throw=throw,
+        until=until,
     )
 
 

@@ -13,6 +13,7 @@ from flatmin.dynamics._run import Model, Progress, TrainResult, run
 from flatmin.dynamics.checkpoint import Checkpoint
 from flatmin.dynamics.ensemble import run_axes
 from flatmin.dynamics.record import Record
+from flatmin.dynamics.until import Until
 
 
 def train(
@@ -27,6 +28,7 @@ def train(
     checkpoint: Checkpoint | str | Path | None = None,
     progress: Progress | None = None,
     throw: bool = False,
+    until: Until | None = None,
 ) -> TrainResult:
     """Move `params` for `steps` steps of `dynamics`.
 
@@ -46,6 +48,7 @@ def train(
         checkpoint: a file, or `Checkpoint(file, seconds=...)`. If it exists, the run goes on from it.
         progress: called as `progress(steps done, steps)` between stretches.
         throw: raise instead of returning a diverged or interrupted result.
+        until: when the run is done before its last step; later records repeat what was measured where it ended.
 
     Returns:
         The last finite point, the records and how it ended; Ctrl-C gives what was done so far.
@@ -70,4 +73,5 @@ def train(
         checkpoint=checkpoint,
         progress=progress,
         throw=throw,
+        until=until,
     )

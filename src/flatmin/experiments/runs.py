@@ -39,6 +39,7 @@ from flatmin.storage.folders import (
 )
 from flatmin.storage.netcdf import read_netcdf, write_netcdf
 from flatmin.storage.provenance import provenance
+from flatmin.studies.cells import OtherSharesError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -133,6 +134,7 @@ def obtain_run(
 
     Raises:
         JobError: if the disk refuses, or a folder with this id exists and is damaged.
+        OtherSharesError: if only a share of the cells was asked for, and others are not finished.
     """
     identity = run_id(experiment.name, experiment.version, spec)
     target = pathlib.Path(out) / f"{experiment.name}-{identity}"
@@ -143,6 +145,8 @@ def obtain_run(
     try:
         content = compute(spec)
         _check_content(content)
+    except OtherSharesError:  # nothing failed: this share of the cells is finished
+        raise
     except Exception as error:
         _record_failure(failure, experiment, spec, error)
         raise

@@ -1,6 +1,8 @@
 """Labelled arrays as NetCDF-4 files, through h5netcdf."""
 
+import io
 import pathlib
+import tempfile
 from typing import TYPE_CHECKING
 
 from flatmin._core import JobError, UsageError
@@ -52,3 +54,35 @@ def read_netcdf(path: pathlib.Path) -> "xr.Dataset":
         raise JobError(
             f"run: {path} cannot be read as NetCDF ({error}); delete the run's folder and run it again"
         ) from error
+
+
+def to_netcdf(dataset: "xr.Dataset") -> bytes:
+    """A dataset as the bytes of a file.
+
+    Args:
+        dataset: the dataset.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        UsageError: if the dataset holds values that the format cannot.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "cell.nc"
+        write_netcdf(dataset, path)
+        return path.read_bytes()
+
+
+def from_netcdf(data: bytes | memoryview) -> "xr.Dataset":
+    """The dataset behind the bytes of a file.
+
+    Args:
+        data: what `to_netcdf` returned.
+
+    Returns:
+        The dataset, in memory.
+    """
+    import xarray as xr
+
+    return xr.load_dataset(io.BytesIO(data), engine="h5netcdf", decode_times=False)

@@ -1,6 +1,7 @@
-"""A batch: some blocks, computed into the bytes of one segment wherever that may be."""
+"""A study as a job: its blocks, computed into the bytes of one segment wherever that may be."""
 
-import dataclasses
+import functools
+import json
 import os
 import platform
 import time
@@ -10,21 +11,39 @@ import numpy as np
 
 from flatmin._core import JobError, UsageError
 from flatmin.storage.folders import host_name
+from flatmin.studies._job import Job, Report
 from flatmin.studies._segments import DONE, FAILED, Segment, encode
+from flatmin.studies.spec import StudySpec
 from flatmin.studies.study import Study
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Blocks that are computed and stored together.
+class StudyJob(Job):
+    """The blocks of a study.
 
     Attributes:
-        blocks: their numbers.
-        attempt: how often the process that had it died before.
+        study: the study.
     """
 
-    blocks: tuple[int, ...]
-    attempt: int = 0
+    def __init__(self, study: Study):
+        self.study = study
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As spec and width: a process that has them has the study."""
+        plain = self.study.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        return _job_of, (json.dumps(plain), self.study.width)
+
+    def compute(self, pieces: tuple[int, ...], report: Report) -> bytes:
+        """Blocks into a segment; failures of cells are recorded in it."""
+        return compute_batch(self.study, pieces)
+
+    def lost(self, pieces: tuple[int, ...], reason: str) -> bytes:
+        """Failed cells, with the reason."""
+        return failed_batch(self.study, pieces, reason)
+
+
+@functools.lru_cache(maxsize=4)
+def _job_of(spec: str, width: int) -> StudyJob:
+    return StudyJob(Study(StudySpec.model_validate(json.loads(spec)), width))
 
 
 def compute_batch(study: Study, blocks: tuple[int, ...]) -> bytes:

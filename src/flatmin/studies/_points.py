@@ -97,8 +97,8 @@ def quantities_at(
                 size = sum(leaf.size for leaf in jax.tree.leaves(params))
                 if size > DENSE_LIMIT:
                     raise UsageError(
-                        f"sharpness: the problem has {size} parameters, a study takes up to {DENSE_LIMIT}; "
-                        "measure the trace, or make the problem smaller"
+                        f"sharpness: the problem has {size} parameters, along a training up to {DENSE_LIMIT} are "
+                        "taken; record the trace, and measure the sharpness at the end"
                     )
                 estimate = sharpness(problem, params, Dense())
                 found[name], found["sharpness_error"] = estimate.value, estimate.error

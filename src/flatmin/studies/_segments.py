@@ -1,21 +1,15 @@
 """A segment: the results of a few cells as bytes that carry their own checksum."""
 
 import dataclasses
-import hashlib
-import json
-import struct
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-MAGIC = b"flatmin segment 1\n"
+from flatmin.storage.sealed import seal, unseal
+
 MISSING, DONE, FAILED = 0, 1, 2
 """States of a cell."""
-
-
-class DamagedError(ValueError):
-    """The bytes are not a whole segment."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +34,7 @@ class Segment:
 
 
 def encode(segment: Segment) -> bytes:
-    """The segment as bytes: mark, length of the header, header (JSON), arrays, SHA-256 of all before.
+    """The segment as sealed bytes.
 
     Args:
         segment: the segment.
@@ -56,13 +50,11 @@ def encode(segment: Segment) -> bytes:
         "reasons": {str(cell): reason for cell, reason in segment.reasons.items()},
         "about": dict(segment.about),
     }
-    text = json.dumps(header).encode()
-    body = b"".join([MAGIC, struct.pack("<Q", len(text)), text, *(array.tobytes() for array in arrays.values())])
-    return body + hashlib.sha256(body).digest()
+    return seal(header, b"".join(array.tobytes() for array in arrays.values()))
 
 
 def decode(data: bytes) -> Segment:
-    """The segment behind bytes.
+    """The segment behind sealed bytes.
 
     Args:
         data: what `encode` returned, possibly damaged since.
@@ -73,18 +65,23 @@ def decode(data: bytes) -> Segment:
     Raises:
         DamagedError: unless every byte is as it was written.
     """
-    if len(data) < len(MAGIC) + 40 or not data.startswith(MAGIC):
-        raise DamagedError("not a segment, or cut off")
-    body, digest = data[:-32], data[-32:]
-    if hashlib.sha256(body).digest() != digest:
-        raise DamagedError("the checksum does not fit")
-    start = len(MAGIC) + 8
-    (length,) = struct.unpack("<Q", body[len(MAGIC) : start])
-    header = json.loads(body[start : start + length])
-    offset, arrays = start + length, {}
+    return segment_of(*unseal(data))
+
+
+def segment_of(header: Mapping[str, Any], payload: memoryview) -> Segment:
+    """The segment behind a header and a payload.
+
+    Args:
+        header: of the sealed bytes.
+        payload: of the sealed bytes.
+
+    Returns:
+        The segment.
+    """
+    offset, arrays = 0, {}
     for name, dtype, shape in header["arrays"]:
         count = int(np.prod(shape, dtype=np.int64))
-        arrays[name] = np.frombuffer(body, dtype, count, offset).reshape(shape)
+        arrays[name] = np.frombuffer(payload, dtype, count, offset).reshape(shape)
         offset += arrays[name].nbytes
     return Segment(
         study=header["study"],

@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from flatmin._core import Outcome
-from flatmin.dynamics import GradientDescent, LabelNoiseSGD, Record, StochasticGradientDescent, train_ensemble
+from flatmin.dynamics import GradientDescent, LabelNoiseSGD, Record, StochasticGradientDescent, Until, train_ensemble
+from flatmin.flatness import Lanczos, sharpness
+from flatmin.flatness.trace import DENSE_LIMIT
 from flatmin.parameterizations import (
     Balanced,
     Flattest,
@@ -28,6 +30,9 @@ from flatmin.parameterizations import (
 from flatmin.problems import PlantedProblem, RecoveryProblem
 from flatmin.studies._points import Observed, in_float32, quantities_at
 from flatmin.studies._settings import DYNAMICS_LEAVES, PRESETS
+
+LOOK = 100
+"""Steps between two looks at the loss, where the spec says when a cell is done but not when to look."""
 
 Tables = Mapping[str, Mapping[str, Any]]
 OUTCOMES = (Outcome.completed, Outcome.diverged, Outcome.converged, Outcome.max_iterations, Outcome.stalled,
@@ -171,7 +176,7 @@ def train_block(
         tables: complete settings of each lane; they differ in leaves only.
         seeds: of each lane.
         measure: `quantities`, `threshold`, `record`, `every`.
-        stopping: `steps`.
+        stopping: `steps`, `loss`, `gradient`, `check_every`.
         precision: of the training.
 
     Returns:
@@ -204,6 +209,7 @@ def train_block(
             batched_objective=True,
             records=records,
             chunk=min(1024, max(stopping["steps"], 1)),
+            until=_until(stopping),
         )
         params = jax.tree.map(lambda x: x.astype(jnp.float64) if eqx.is_inexact_array(x) else x, result.params)
         outcomes = result.outcome if isinstance(result.outcome, tuple) else (result.outcome,)
@@ -213,9 +219,42 @@ def train_block(
         found["steps"] = np.asarray(result.step, float)
         if records:
             history = result.records["all"]
-            found |= {f"{name}_along": np.asarray(values) for name, values in history.values.items()}
-    found |= {name: np.asarray(values) for name, values in _measured(instance, params, names, threshold).items()}
+            count = len(records["all"].times(stopping["steps"]))
+            found |= {f"{name}_along": _filled(np.asarray(v), count) for name, v in history.values.items()}
+    size = sum(leaf[0].size for leaf in jax.tree.leaves(params))
+    alone = ("sharpness",) if "sharpness" in names and size > DENSE_LIMIT else ()
+    together = tuple(name for name in names if name not in alone)
+    found |= {name: np.asarray(values) for name, values in _measured(instance, params, together, threshold).items()}
+    if alone:
+        found |= _sharpness(instance, params, len(tables))
     return {"outcome": outcome, **found}
+
+
+def _sharpness(instance: PlantedProblem, params: PyTree, lanes: int) -> dict[str, np.ndarray]:
+    """The sharpness of each lane without forming a Hessian, which no compiled call over many can do."""
+    estimates = []
+    for lane in range(lanes):
+        problem, point = (
+            jax.tree.map(lambda x, lane=lane: x[lane] if eqx.is_array(x) else x, tree)
+            for tree in (instance.problem, params)
+        )
+        estimates.append(sharpness(problem, point, Lanczos()))
+    return {
+        "sharpness": np.array([float(e.value) for e in estimates]),
+        "sharpness_error": np.array([float(e.error) for e in estimates]),
+    }
+
+
+def _until(stopping: Mapping[str, Any]) -> Until | None:
+    if stopping["loss"] is None and stopping["gradient"] is None:
+        return None
+    return Until(stopping["loss"], stopping["gradient"], stopping["check_every"] or LOOK)
+
+
+def _filled(values: np.ndarray, count: int) -> np.ndarray:
+    """NaN for the times after all lanes have diverged, where nothing was recorded."""
+    missing = np.full((values.shape[0], count - values.shape[1]), np.nan)
+    return np.concatenate([values, missing], axis=1)
 
 
 def _dynamics(rule: Mapping[str, Any], leaves: Mapping[str, np.ndarray]) -> Any:

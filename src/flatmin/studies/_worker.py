@@ -1,17 +1,29 @@
-"""A process that computes batches for another one.
+"""A process that computes pieces of a job for another one.
 
-It reads requests from its standard input and writes segments to its standard output, each with its length before it.
-It ends when its input does, so that it does not outlive the process that started it.
+It reads requests from its standard input and writes answers to its standard output, each with its length before it. It
+ends when its input does, so that it does not outlive the process that started it; a computation that reports how far
+it is hears that too, and keeps what it has begun.
 """
 
+import contextlib
 import json
 import os
+import pickle
+import select
 import signal
 import struct
 import sys
+import threading
+import time
+import traceback
 from typing import BinaryIO
 
 LENGTH = struct.Struct("<Q")
+RESULT, PROGRESS, ERROR = b"=", b"+", b"!"
+"""First byte of an answer: sealed bytes; how far it is, JSON; a pickled exception."""
+
+PERIOD = 0.2
+"""Seconds between two answers that say how far it is."""
 
 
 def send(stream: BinaryIO, data: bytes) -> None:
@@ -53,18 +65,52 @@ def main() -> None:
     # what a user's function prints must not get between the messages
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    from flatmin._core.threads import blas_threads
-    from flatmin.studies._batches import compute_batch
-    from flatmin.studies.spec import StudySpec
-    from flatmin.studies.study import Study
+    from flatmin._core.threads import blas_threads, roomy_threads
+    from flatmin.studies._job import unpacked
 
-    try:
-        first = json.loads(receive(sys.stdin.buffer))
-        study = Study(StudySpec.model_validate(first["spec"]), first["width"])
-        send(out, b"ready")
-        with blas_threads(1):
+    last = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if _input_ended():
+            raise KeyboardInterrupt
+        if time.monotonic() - last > PERIOD:
+            last = time.monotonic()
+            send(out, PROGRESS + json.dumps([int(done), int(total)]).encode())
+
+    def work() -> None:
+        try:
+            job = unpacked(receive(sys.stdin.buffer))
+            send(out, RESULT)
             while True:
-                blocks = json.loads(receive(sys.stdin.buffer))
-                send(out, compute_batch(study, tuple(blocks)))
-    except (EOFError, BrokenPipeError):
-        os._exit(0)
+                pieces = tuple(json.loads(receive(sys.stdin.buffer)))
+                try:
+                    answer = RESULT + job.compute(pieces, report)
+                except Exception as error:  # noqa: BLE001 - raised again on the other side
+                    answer = ERROR + _pickled(error)
+                send(out, answer)
+        except (EOFError, BrokenPipeError, KeyboardInterrupt):
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - the process ends with it
+            traceback.print_exc()
+            os._exit(1)
+
+    with blas_threads(1), roomy_threads():
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+
+def _input_ended() -> bool:
+    """Whether who started us has closed our input: nothing else is to be read there while we compute."""
+    return os.name != "nt" and bool(select.select([sys.stdin.buffer], [], [], 0)[0])
+
+
+def _pickled(error: Exception) -> bytes:
+    from flatmin._core import JobError
+
+    with contextlib.suppress(Exception):
+        data = pickle.dumps(error)
+        pickle.loads(data)  # noqa: S301 - ours; some exceptions can be written but not read
+        return data
+    return pickle.dumps(JobError(f"{type(error).__name__}: {error}"))

@@ -1,9 +1,10 @@
 """Adaptive studies: trials go where the probability is neither 0 nor 1, until the transition is known well enough.
 
-For each line of the grid along the adaptive axis, two trials at the ends and then by bisection find the bracket. Then
-a logistic curve is fitted, and trials are added where they say most about its middle: where `p (1 - p)` is largest.
-A line decides from the trials that it has asked for, in the order of the seeds, and from nothing else: what another
-spec or half a round before an interruption has left is found finished when it is asked for, and changes nothing.
+Each line of the grid along the adaptive axis begins with trials at its ends. Then, round by round, each goes on where
+one more trial is expected to say most about the middle of its transition, and is left when the interval of that is
+narrow enough. What is decided depends on the trials that all lines have asked for so far, in the order of the seeds,
+and on nothing else: what another spec or half a round before an interruption has left is found finished when it is
+asked for, and changes nothing.
 """
 
 import dataclasses
@@ -12,19 +13,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from flatmin._core.intervals import wilson
+from flatmin._core.intervals import Z, wilson
 from flatmin.studies._segments import MISSING
 from flatmin.studies.grid import SEED
+from flatmin.studies.posterior import Likelihood, best_positions, likelihood, posteriors, transition_of
 from flatmin.studies.sections import Adaptive
 from flatmin.studies.store import Content
 from flatmin.studies.study import Study
 from flatmin.studies.transition import Logistic, fit_logistic
 
-BRACKET = 2
-"""Trials at each position of the bisection."""
-
-PLACES = 2
-"""Positions that get trials in a round once there is a fit."""
+ENDS = 2
+"""Trials at each end of a line, to begin with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +46,9 @@ class Line:
     counts: np.ndarray
     used: np.ndarray
 
-    def fit(self) -> Logistic:
-        """The transition, in the units of the axis."""
-        return fit_logistic(self.positions, self.hits, self.counts)
+    def likelihood(self) -> Likelihood | None:
+        """What the trials say of the transition, None if not even which way it goes."""
+        return likelihood(self.positions, self.hits, self.counts)
 
     def intervals(self) -> np.ndarray:
         """Share and 95% Wilson interval at each position, shape (positions, 3); NaN without trials."""
@@ -89,37 +88,67 @@ def lines(study: Study, content: Content, axis_key: str, quantity: str) -> Itera
         yield Line(labels, cells, positions, np.where(decided, known, 0).sum(1), decided.sum(1), used)
 
 
-def rounds(study: Study, content: Content) -> Iterator[np.ndarray]:
+def transitions(study: Study, content: Content, axis_key: str, quantity: str) -> list[tuple[Line, Logistic]]:
+    """The transition of each line, in the units of the axis.
+
+    Trials that an adaptive study has chosen are judged by the posterior that chose them, those of a full grid by a
+    fitted curve, which needs no prior.
+
+    Args:
+        study: the study.
+        content: read with values.
+        axis_key: dotted name of the axis.
+        quantity: 0 or 1 in each cell.
+
+    Returns:
+        Each line and its transition; NaN where the trials do not tell.
+    """
+    found = list(lines(study, content, axis_key, quantity))
+    adaptive = study.spec.adaptive
+    if adaptive is None or (adaptive.axis, adaptive.quantity) != (axis_key, quantity):
+        return [(line, fit_logistic(line.positions, line.hits, line.counts)) for line in found]
+    judged = posteriors([line.likelihood() for line in found])
+    return [
+        (line, transition_of(posterior, int(line.counts.sum()))) for line, posterior in zip(found, judged, strict=True)
+    ]
+
+
+def rounds(study: Study, content: Content, adaptive: Adaptive) -> Iterator[np.ndarray]:
     """The cells to compute, round by round; what a round asks for must be in the content when the next is asked for.
 
     Args:
-        study: an adaptive study.
+        study: the study.
         content: what is finished, with values; it grows between the rounds.
+        adaptive: where to spend trials.
 
     Yields:
-        Numbers of missing cells; the last round is empty.
+        Numbers of missing cells.
     """
-    adaptive = study.spec.adaptive
-    assert adaptive is not None  # noqa: S101 - asked of adaptive studies only
-    shown = [np.zeros(len(line.positions), int) for line in lines(study, content, adaptive.axis, adaptive.quantity)]
-    going = set(range(len(shown)))
+    found = list(lines(study, content, adaptive.axis, adaptive.quantity))
+    shown = [np.zeros(len(line.positions), int) for line in found]
+    known: list[Likelihood | None] = [None] * len(found)
+    going = set(range(len(found)))
+    for line, count in zip(found, shown, strict=True):
+        count[[line.positions.argmin(), line.positions.argmax()]] = min(ENDS, line.cells.shape[1])
     while going:
-        asked: list[int] = []
-        for number, line in enumerate(lines(study, content, adaptive.axis, adaptive.quantity)):
-            # a line whose last round is complete goes on to its next one
-            while number in going:
-                cells = [c for p, n in enumerate(shown[number]) for c in line.cells[p, :n].tolist()]
-                missing = [c for c in cells if content.states[c] == MISSING]
-                if missing:
-                    asked += missing
-                    break
-                wanted = _wanted(_revealed(content, line, shown[number], adaptive.quantity), adaptive)
-                if not wanted:
-                    going.discard(number)
-                for position, count in wanted:
-                    shown[number][position] = min(shown[number][position] + count, line.cells.shape[1])
-        if asked:
-            yield np.array(sorted(asked), np.int64)
+        asked = [
+            line.cells[p, k]
+            for line, count in zip(found, shown, strict=True)
+            for p in np.flatnonzero(count)
+            for k in range(count[p])
+        ]
+        missing = [cell for cell in asked if content.states[cell] == MISSING]
+        if missing:
+            yield np.array(sorted(missing), np.int64)
+            continue
+        for number in going:
+            known[number] = _revealed(content, found[number], shown[number], adaptive.quantity).likelihood()
+        judged = posteriors(known)
+        for number in sorted(going):
+            wanted = _wanted(found[number], shown[number], judged[number], adaptive)
+            shown[number][wanted] += 1
+            if not wanted:
+                going.discard(number)
 
 
 def _revealed(content: Content, line: Line, shown: np.ndarray, quantity: str) -> Line:
@@ -131,30 +160,11 @@ def _revealed(content: Content, line: Line, shown: np.ndarray, quantity: str) ->
     )
 
 
-def _wanted(line: Line, adaptive: Adaptive) -> list[tuple[int, int]]:
-    """Positions at which to try, and how often."""
-    size, room = len(line.positions), line.cells.shape[1]
-    if not line.used.any():
-        return [(p, BRACKET) for p in dict.fromkeys((0, size - 1))]
-    known = np.flatnonzero(line.counts > 0)
-    if known.size < 2:
-        return []  # nothing was decided at the ends
-    # the neighbours between which the share passes one half
-    high = line.hits[known] / line.counts[known] >= 0.5
-    gaps = [(int(known[c]), int(known[c + 1])) for c in np.flatnonzero(high[1:] != high[:-1])]
-    if not gaps:
-        return []  # no transition between the ends
-    halves = [(a + b) // 2 for a, b in gaps if b - a > 1 and line.used[(a + b) // 2] == 0]
-    if halves:
-        return [(p, BRACKET) for p in halves]
-    fit = line.fit()
-    step = float(np.abs(np.diff(line.positions)).mean())
-    open_ = line.used < room
-    known_well = np.isfinite(fit.half_width) and fit.half_width <= adaptive.half_width * step
-    if known_well or not open_.any():
+def _wanted(line: Line, shown: np.ndarray, posterior: Likelihood | None, adaptive: Adaptive) -> list[int]:
+    """Positions at which to try once more."""
+    if posterior is None:  # no transition between the ends, or nothing was decided there
         return []
-    p = fit.at(line.positions)
-    gain = np.where(open_, p * (1 - p), -1.0)
-    best = np.argsort(-gain, kind="stable")[:PLACES].tolist()
-    # beside the transition a trial says next to nothing
-    return [(b, adaptive.first) for b in best if open_[b] and (b == best[0] or gain[b] > 0.2 * gain[best[0]])]
+    step = np.ptp(line.positions) / (len(line.positions) - 1)
+    if Z * posterior.moments()[1] <= adaptive.half_width * step:
+        return []
+    return best_positions(posterior, line.positions, shown < line.cells.shape[1], adaptive.first)

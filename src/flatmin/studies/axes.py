@@ -46,9 +46,8 @@ class Range(Section):
 
     def __len__(self) -> int:
         """Number of values."""
-        if self.count is not None:
-            return self.count
-        assert self.step is not None  # noqa: S101 - checked when it was made
+        if self.step is None:
+            return self.count or 0
         return math.floor((self.stop - self.start) / self.step * (1 + 1e-12) + 1e-9) + 1
 
     def value(self, i: int) -> float:

@@ -1,21 +1,19 @@
 """Batches on a Dask cluster: an existing scheduler by its address, or a local cluster of processes.
 
-Segments travel back to the process that runs the study, which stores them: the workers need no common disk. A worker
+Bytes travel back to the process that runs the job, which stores them: the workers need no common disk. A worker
 that dies loses its batches only, and they run elsewhere; one that joins late gets work as soon as it is there.
 """
 
 import functools
-import json
 import queue
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from flatmin._core import JobError, UsageError
-from flatmin.studies._batches import Batch, compute_batch
-from flatmin.studies.executors import Executor, Lost, Outcome, Source, worker_environment
-from flatmin.studies.spec import StudySpec
-from flatmin.studies.study import Study
+from flatmin.studies._job import Batch, Job, packed, silent, unpacked
+from flatmin.studies.executors import Executor, Lost, Outcome, Report, Source, worker_environment
+from flatmin.studies.executors import silent as unheard
 
 AHEAD = 2
 """Batches for each thread of the cluster: one that runs, and one that waits on it."""
@@ -27,14 +25,13 @@ PATIENCE = 30.0
 class Cluster(Executor):
     """On a Dask cluster."""
 
-    def __init__(self, study: Study, scheduler: str, workers: int):
+    def __init__(self, job: Job, scheduler: str, workers: int):
         self._local: Any = None
         try:
             from distributed import Client, LocalCluster
         except ImportError as error:
             raise UsageError("scheduler: needs Dask; install it with pip install 'flatmin[cluster]'") from error
-        self._spec = json.dumps(study.spec.model_dump(mode="json", by_alias=True, exclude_unset=True))
-        self._study = study
+        self._job = packed(job)
         try:
             if scheduler == "local":
                 self._local = LocalCluster(
@@ -49,7 +46,7 @@ class Cluster(Executor):
             ) from error
         self.slots = max(1, self._threads())
 
-    def run(self, source: Source) -> Iterator[Outcome]:
+    def run(self, source: Source, report: Report = unheard) -> Iterator[Outcome]:
         """Keep every thread of the cluster busy, whoever joins or leaves."""
         results: queue.Queue[tuple[Batch, Any]] = queue.Queue()
         flying: dict[str, Any] = {}
@@ -69,6 +66,7 @@ class Cluster(Executor):
             try:
                 batch, future = results.get(timeout=1.0)
             except queue.Empty:
+                report(None, 0, 0)
                 away = self._check(away)
                 continue
             if flying.pop(future.key, None) is not None:
@@ -85,9 +83,8 @@ class Cluster(Executor):
                 part.close()
 
     def _submit(self, batch: Batch) -> Any:
-        arguments = (self._spec, self._study.width, batch.blocks)
         try:
-            return self._client.submit(_remote, *arguments, pure=False)
+            return self._client.submit(_remote, self._job, batch.pieces, pure=False)
         except (OSError, RuntimeError) as error:
             raise JobError(_GONE) from error
 
@@ -142,14 +139,12 @@ def _limits() -> dict[str, str]:
     return {k: v for k, v in mine.items() if os.environ.get(k) != v}
 
 
-@functools.lru_cache(maxsize=4)
-def _study(spec: str, width: int) -> Study:
-    return Study(StudySpec.model_validate(json.loads(spec)), width)
+_unpacked = functools.lru_cache(maxsize=4)(unpacked)
 
 
-def _remote(spec: str, width: int, blocks: tuple[int, ...]) -> bytes:
+def _remote(job: bytes, pieces: tuple[int, ...]) -> bytes:
     """On a worker."""
     from flatmin._core.threads import blas_threads
 
     with blas_threads(1):
-        return compute_batch(_study(spec, width), blocks)
+        return _unpacked(job).compute(pieces, silent)

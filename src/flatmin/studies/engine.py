@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -11,9 +10,11 @@ import numpy as np
 
 from flatmin._core import UsageError, check_at_least
 from flatmin._core.threads import blas_threads
-from flatmin.studies._batches import Batch, failed_batch
+from flatmin.studies._batches import StudyJob
+from flatmin.studies._feed import Feed
+from flatmin.studies._job import Batch, Job
 from flatmin.studies._segments import DONE, FAILED, MISSING, decode
-from flatmin.studies.executors import Devices, Executor, Lost, Processes, Serial
+from flatmin.studies.executors import Devices, Executor, Processes, Serial, silent
 from flatmin.studies.opening import open_store
 from flatmin.studies.spec import StudySpec
 from flatmin.studies.store import Content, Store
@@ -27,9 +28,6 @@ BATCH_BYTES = 32 * 2**20
 
 SUMMARY_BYTES = 2**28
 """Studies up to this size are held in memory while they run, so that the display can say what comes out."""
-
-ATTEMPTS = 2
-"""How often a block may kill who computes it before it is recorded as failed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +110,8 @@ def run_study(
     check_at_least("workers", workers, 1)
     if batch_size is not None:
         check_at_least("batch-size", batch_size, 1)
-    part, parts = shard
-    if not 1 <= part <= parts:
-        raise UsageError(f"shard: got {part}/{parts}, expected i/n with 1 <= i <= n, such as 3/8")
-    if spec.adaptive is not None and parts > 1:
+    check_share(shard)
+    if spec.adaptive is not None and shard[1] > 1:
         raise UsageError("shard: an adaptive study decides as it goes and has no shares; use --workers or --scheduler")
     began = time.monotonic()
     store = open_store(pathlib.Path(folder), spec, accept_changes=accept_changes)
@@ -128,13 +124,13 @@ def run_study(
         found = content.count(DONE)
         if spec.adaptive is not None and retry_failed:  # it asks for missing cells only
             content.states[content.states == FAILED] = MISSING
-        executor = None
+        executor, job = None, StudyJob(store.study)
         try:
             for blocks in _rounds(run):
                 if not run.open_blocks(blocks):
                     continue
-                executor = executor or make_executor(store.study, workers, scheduler)
-                run.compute(blocks, executor)
+                executor = executor or make_executor(job, workers, scheduler, devices=spec.function is None)
+                run.compute(blocks, executor, job)
         finally:
             if executor is not None:
                 executor.close()
@@ -153,22 +149,24 @@ def run_study(
 def _rounds(run: "_Run") -> Iterator[Iterable[int]]:
     """The blocks to compute, in rounds: an adaptive study decides each from the last."""
     study = run.store.study
-    if study.spec.adaptive is None:
+    adaptive = study.spec.adaptive
+    if adaptive is None:
         yield range(len(study.blocks))
         return
     from flatmin.studies.adaptive import rounds
 
-    for cells in rounds(study, run.content):
+    for cells in rounds(study, run.content, adaptive):
         yield sorted({study.blocks.block_of(int(cell)) for cell in cells})
 
 
-def make_executor(study: Study, workers: int, scheduler: str | None) -> Executor:
-    """Who computes.
+def make_executor(job: Job, workers: int, scheduler: str | None, *, devices: bool = False) -> Executor:
+    """Who computes a job, whose pieces keep to themselves.
 
     Args:
-        study: the study.
+        job: the job.
         workers: processes.
         scheduler: of a cluster, None for none.
+        devices: whether the pieces are spread over the devices that JAX sees, where one process computes.
 
     Returns:
         The executor.
@@ -176,16 +174,16 @@ def make_executor(study: Study, workers: int, scheduler: str | None) -> Executor
     if scheduler is not None:
         from flatmin.studies.cluster import Cluster
 
-        return Cluster(study, scheduler, workers)
+        return Cluster(job, scheduler, workers)
     if workers > 1:
-        return Processes(study, workers)
-    if study.spec.function is None:
+        return Processes(job, workers)
+    if devices:
         import jax
 
-        devices = jax.local_devices()
-        if len(devices) > 1:
-            return Devices(study, devices)
-    return Serial(study)
+        found = jax.local_devices()
+        if len(found) > 1:
+            return Devices(job, found)
+    return Serial(job)
 
 
 class _Run:
@@ -204,8 +202,6 @@ class _Run:
         self.store, self.content, self.computed = store, content, 0
         self._shard, self._size, self._adapts = shard, batch_size or 1, batch_size is None
         self._progress, self._others = progress, others
-        self._again: list[Batch] = []
-        self._lock = threading.Lock()
         study = store.study
         self._largest = max(1, BATCH_BYTES // (study.bytes_per_cell * study.width))
         # a failure is final unless it is asked to be tried again; then each is tried once
@@ -226,36 +222,23 @@ class _Run:
         """Whether any of the blocks is open."""
         return any(self.is_open(block) for block in blocks)
 
-    def compute(self, blocks: Iterable[int], executor: Executor) -> None:
+    def compute(self, blocks: Iterable[int], executor: Executor, job: Job) -> None:
         """Compute the open ones of the blocks, and store them."""
         ordered = blocks if isinstance(blocks, range) else list(blocks)
         # where another process has begun at the start, begin elsewhere: they meet once, not at every block
         turn = int(len(ordered) * (self._others * 0.6180339887498949 % 1.0))
         kin = self.store.study.kin
         orders = [_order(ordered, turn, kin, slot, executor.slots) for slot in range(executor.slots)]
+        feed = Feed(orders, self.is_open, self._size)
         total = self._total(ordered)
         self._report(total)
-        taken: set[int] = set()
 
-        def source(slot: int) -> Batch | None:
-            with self._lock:
-                if self._again:
-                    return self._again.pop()
-                chosen: list[int] = []
-                for block in orders[slot % len(orders)]:
-                    if block not in taken and self.is_open(block):
-                        chosen.append(block)
-                        taken.add(block)
-                        if len(chosen) >= self._size:
-                            break
-                return Batch(tuple(chosen)) if chosen else None
+        def enter(batch: Batch, data: bytes) -> None:
+            self._enter(feed, batch, data)
+            self._report(total)
 
-        while True:
-            for batch, result in executor.run(source):
-                self._enter(batch, result, executor.slots)
-                self._report(total)
-            if not self._again:  # what was lost at the very end
-                return
+        feed.drive(executor, job, enter, silent)
+        self._size = feed.size
 
     def _total(self, blocks: Iterable[int]) -> int:
         part, parts = self._shard
@@ -264,29 +247,21 @@ class _Run:
             return study.grid.size
         return sum(study.blocks.cells(b).size for b in blocks if b % parts == part - 1)
 
-    def _enter(self, batch: Batch, result: bytes | Lost, slots: int) -> None:
-        study = self.store.study
-        if isinstance(result, Lost):
-            if len(batch.blocks) == 1 and batch.attempt + 1 >= ATTEMPTS:
-                result = failed_batch(study, batch.blocks, result.reason)
-            else:
-                with self._lock:
-                    self._again += [Batch((block,), batch.attempt + 1) for block in batch.blocks]
-                return
-        segment = decode(result)
-        self.store.write(result)
+    def _enter(self, feed: Feed, batch: Batch, data: bytes) -> None:
+        segment = decode(data)
+        self.store.write(data)
         self.store.beat()
         self.store.refresh(self.content)
-        with self._lock:
+        with feed.lock:
             self.computed += int(np.count_nonzero(self.content.states[segment.cells] != DONE))
             self.store.merge(self.content, segment, segment.cells, np.ones(segment.cells.shape, bool))
             if self._retry.size:
                 self._retry[segment.cells] = False
             seconds = float(segment.about.get("seconds", BATCH_SECONDS))
-            if self._adapts and seconds < BATCH_SECONDS / 2 and len(batch.blocks) >= self._size:
-                self._size = min(2 * self._size, self._largest)
-            elif self._adapts and seconds > 2 * BATCH_SECONDS and self._size > 1:
-                self._size //= 2
+            if self._adapts and seconds < BATCH_SECONDS / 2 and len(batch.pieces) >= feed.size:
+                feed.size = min(2 * feed.size, self._largest)
+            elif self._adapts and seconds > 2 * BATCH_SECONDS and feed.size > 1:
+                feed.size //= 2
 
     def _report(self, total: int) -> None:
         if self._progress is not None:
@@ -319,6 +294,20 @@ def _order(blocks: Sequence[int], turn: int, kin: int, slot: int, slots: int) ->
     for k in range(families - 1, -1, -1):
         if k % slots != slot:
             yield from reversed(list(family(k)))
+
+
+def check_share(shard: tuple[int, int]) -> None:
+    """Refuse a share that does not exist.
+
+    Args:
+        shard: `(i, n)`.
+
+    Raises:
+        UsageError: unless `1 <= i <= n`.
+    """
+    part, parts = shard
+    if not 1 <= part <= parts:
+        raise UsageError(f"shard: got {part}/{parts}, expected i/n with 1 <= i <= n, such as 3/8")
 
 
 def share_of(text: str) -> tuple[int, int]:

@@ -116,7 +116,10 @@ def _shortened(study: Study) -> tuple[tuple[StudySpec, StudySpec], float]:
     """The study with few steps and with fewer, and how often their difference goes into the rest."""
     spec = study.spec
     steps = spec.stopping.steps
-    if spec.dynamics is None or steps <= 3 * STEPS or "stopping.steps" in spec.axes:
+    # to the last step: how early cells are done is not known before
+    late = spec.stopping.model_copy(update=dict.fromkeys(("loss", "gradient", "check_every")))
+    spec = spec.model_copy(update={"stopping": late}) if spec.stopping.early else spec
+    if spec.dynamics is None or steps <= 3 * STEPS:
         return (spec, spec), 0.0
     both = [
         spec.model_copy(

@@ -32,14 +32,31 @@ class Stopping(Section):
     """When a cell is done.
 
     Attributes:
-        steps: of the dynamics.
+        steps: of the dynamics, at most.
+        loss: a cell is done when its loss is at most this; its values stay as they are there.
+        gradient: a cell is done when the norm of its gradient is at most this.
+        check_every: steps between two looks at loss and gradient.
         tolerance: largest relative duality gap that a solver accepts.
         max_iterations: limit of a solver's iterations.
     """
 
     steps: Annotated[int, Field(ge=0, lt=2**31)] = 1000
+    loss: Positive | None = None
+    gradient: Positive | None = None
+    check_every: Count | None = None
     tolerance: Positive = 1e-9
     max_iterations: Count = 4000
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Stopping":
+        if self.check_every is not None and self.loss is None and self.gradient is None:
+            raise Mistake(("check_every",), "there is nothing to look at; give loss or gradient too, or leave it out")
+        return self
+
+    @property
+    def early(self) -> bool:
+        """Whether cells may be done before their last step."""
+        return self.loss is not None or self.gradient is not None
 
 
 class Measure(Section):
@@ -133,7 +150,7 @@ class Adaptive(Section):
         axis: dotted name of the axis along which the probability passes from 0 to 1 (or back).
         quantity: a quantity that is 0 or 1 in each cell.
         half_width: wanted half-width of the 95% interval of the transition, in cells of the axis.
-        first: trials that a cell gets at a time.
+        first: trials that a line gets at a time, each at another value of the axis.
     """
 
     axis: str
@@ -157,6 +174,8 @@ def seeds_table(value: Any) -> Any:
     """A number of seeds as the table that it stands for."""
     if isinstance(value, int) and not isinstance(value, bool):
         return {"count": value}
+    if not isinstance(value, Mapping | Seeds):
+        raise ValueError("expected a whole number, or { first = 0, count = 10 }")  # noqa: TRY004 - for pydantic
     return value
 
 

@@ -250,6 +250,9 @@ class StudySpec(BaseModel):
                         raise Mistake(
                             ("measure", field), f"{name!r} is not measured by {kind}; {nearest(name, wanted)}"
                         )
+        if self.stopping.early and self.dynamics is None:
+            name = "loss" if self.stopping.loss is not None else "gradient"
+            raise Mistake(("stopping", name), "only [dynamics] can be done early; a [solver] takes tolerance")
         if self.measure.record and self.dynamics is None:
             raise Mistake(("measure", "record"), "only [dynamics] can be recorded along the way; remove it")
         if self.adaptive is not None:
@@ -268,6 +271,10 @@ class StudySpec(BaseModel):
         """What decides the results, as JSON values: the order of the axes counts, titles do not."""
         plain = self.model_dump(mode="json", by_alias=True, exclude={"name", "title", "description", "batching"})
         plain["axes"] = [[key, value] for key, value in plain["axes"].items()]
+        # what is not asked for leaves the ids of earlier studies as they were
+        plain["stopping"] = {
+            k: v for k, v in plain["stopping"].items() if v is not None or k not in ("loss", "gradient", "check_every")
+        }
         plain.pop("adaptive")  # it decides which cells are computed, not what they yield
         return {"task_version": TASK_VERSION, **plain}
 

@@ -7,14 +7,12 @@
         running/*.json    one file a process that is computing, renewed now and then
         report/           derived
 
-A segment is written under a hidden name, forced to disk and renamed. What a killed process leaves is a hidden file that
-nobody reads. Nothing is ever written over, so processes that share the folder cannot harm each other; a cell that two
-of them computed has the same bits in both.
+Nothing is ever written over (see `flatmin.storage.sealed`), so processes that share the folder cannot harm each other;
+a cell that two of them computed has the same bits in both.
 """
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -27,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from flatmin._core import JobError
-from flatmin.storage.folders import host_name, is_alive, sync
-from flatmin.studies._segments import DONE, FAILED, DamagedError, Segment, decode
+from flatmin.storage.folders import host_name, is_alive
+from flatmin.storage.sealed import SealedFolder
+from flatmin.studies._segments import DONE, FAILED, Segment, segment_of
 from flatmin.studies._translation import translate
 from flatmin.studies.spec import StudySpec
 from flatmin.studies.study import Study
@@ -71,6 +70,7 @@ class Store:
     def __init__(self, folder: pathlib.Path, study: Study):
         self.folder, self.study = folder, study
         self._segments = folder / "segments"
+        self._files = SealedFolder(self._segments)
         self._seen: set[str] = set()
         self._stamp = -1
         self._other: dict[str, Study | None] = {}
@@ -111,7 +111,7 @@ class Store:
             stamp = self._segments.stat().st_mtime_ns
             if stamp == self._stamp:
                 return False
-            names = sorted(entry.name for entry in os.scandir(self._segments) if entry.name.endswith(".seg"))
+            names = self._files.names(".seg")
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -126,10 +126,10 @@ class Store:
 
     def _add(self, name: str, content: Content) -> None:
         try:
-            segment = decode((self._segments / name).read_bytes())
+            segment = segment_of(*self._files.read(name))
         except FileNotFoundError:
             return
-        except (DamagedError, OSError, ValueError, KeyError):
+        except (ValueError, KeyError):
             content.damaged.append(name)
             return
         cells, keep = self._translated(segment)
@@ -185,22 +185,7 @@ class Store:
             JobError: if the disk is full or refuses; nothing finished is lost.
         """
         name = f"{host_name()}-{os.getpid()}-{time.time_ns():x}-{secrets.token_hex(3)}.seg"
-        hidden = self._segments / f".{name}"
-        try:
-            with hidden.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            hidden.rename(self._segments / name)
-            sync(self._segments)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                hidden.unlink(missing_ok=True)
-            what = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the folder"
-            raise JobError(
-                f"out: could not write to {self._segments} ({error.strerror or error}); {what} and start the same "
-                "command again. Finished cells are kept"
-            ) from error
+        self._files.write(name, data)
         self._seen.add(name)
 
     def set_aside(self, names: list[str]) -> None:
@@ -209,9 +194,7 @@ class Store:
         Args:
             names: of the segments.
         """
-        for name in names:
-            with contextlib.suppress(OSError):
-                (self._segments / name).rename(self._segments / f"{name}.damaged")
+        self._files.set_aside(names)
 
     # who is computing -------------------------------------------------------------------------------------------------
 
@@ -234,7 +217,7 @@ class Store:
         try:
             marks.mkdir(exist_ok=True)
             self.beat(force=True)
-            self._remove_leftovers()
+            self._files.remove_leftovers()
             yield len(others)
         finally:
             self._mark.unlink(missing_ok=True)
@@ -270,14 +253,6 @@ class Store:
                 with contextlib.suppress(OSError):
                     path.unlink()
         return found
-
-    def _remove_leftovers(self) -> None:
-        """Hidden files of processes of this machine that are gone."""
-        for path in self._segments.glob(f".{host_name()}-*.seg"):
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                pid = int(path.name.split("-")[1])
-                if os.name != "nt" and pid != os.getpid() and not is_alive(pid):
-                    path.unlink()
 
 
 def in_use(folder: pathlib.Path, mark: dict[str, Any]) -> JobError:

@@ -148,13 +148,14 @@ class Study:
         """
         cells = self.blocks.cells(block)
         values = self._compute_lanes([int(cells[lane])] * self.width)
-        return {name: value[lane] for name, value in values.items()}
+        return {name: np.asarray(value[lane]) for name, value in values.items()}
 
     def _compute_lanes(self, cells: list[int]) -> dict[str, np.ndarray]:
         spec = self.spec
         swept = [self.values(cell) for cell in cells]
         if spec.function is not None:
-            return _stacked([_call(spec, values, list(self.outputs)) for values in swept])
+            fixed = spec.families[FUNCTION]
+            return _stacked([_call(spec.function.call, fixed, values, list(self.outputs)) for values in swept])
         tables = [spec.settings(values) for values in swept]
         seeds = [values[SEED] for values in swept]
         measure, stopping = spec.measure.model_dump(), spec.stopping.model_dump()
@@ -179,20 +180,19 @@ def _stacked(lanes: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.stack([lane[name] for lane in lanes]) for name in lanes[0]}
 
 
-def _call(spec: StudySpec, values: Mapping[str, Any], outputs: list[str]) -> dict[str, np.ndarray]:
-    assert spec.function is not None  # noqa: S101 - the caller looked
-    arguments = spec.families[FUNCTION]
+def _call(call: str, fixed: Mapping[str, Any], values: Mapping[str, Any], outputs: list[str]) -> dict[str, np.ndarray]:
+    arguments = dict(fixed)
     arguments |= {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{FUNCTION}.")}
-    found = user_function(spec.function.call)(seed=values[SEED], **arguments)
+    found = user_function(call)(seed=values[SEED], **arguments)
     if not isinstance(found, Mapping):
         found = {outputs[0]: found} if len(outputs) == 1 else {}
     missing = [name for name in outputs if name not in found]
     if missing:
-        raise UsageError(f"{spec.function.call}: returned no {missing[0]!r}, expected a number for each of its outputs")
+        raise UsageError(f"{call}: returned no {missing[0]!r}, expected a number for each of its outputs")
     try:
         return {name: np.asarray(float(found[name])) for name in outputs}
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{spec.function.call}: returned something that is not a number ({error})") from error
+        raise UsageError(f"{call}: returned something that is not a number ({error})") from error
 
 
 @functools.cache

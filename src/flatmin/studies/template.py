@@ -30,6 +30,9 @@ batch_size = 5
 
 [stopping]
 steps = 2000                     # a [solver] takes tolerance and max_iterations
+# loss = 1e-10                   # a cell is done as soon as its loss is at most this,
+# gradient = 1e-6                # or the norm of its gradient is;
+# check_every = 100              # it is looked at after every so many steps
 
 [measure]
 quantities = ["loss", "trace", "nuclear_norm", "relative_error"]

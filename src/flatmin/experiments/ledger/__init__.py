@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import xarray as xr
 
 from flatmin._core import require_float64
-from flatmin.experiments.cells import Cell, Context, compute_cells
+from flatmin.experiments.cells import Context, compute_cells
 from flatmin.experiments.figure_data import figure_data
 from flatmin.experiments.ledger import ding as ding
 from flatmin.experiments.ledger import ding_quadratic as ding_quadratic
@@ -39,6 +39,7 @@ from flatmin.experiments.ledger.spec import SIZES as SIZES
 from flatmin.experiments.ledger.spec import Ledger as Ledger
 from flatmin.experiments.runs import RunContent
 from flatmin.experiments.specs import Experiment
+from flatmin.studies.cells import Cell
 
 EXPERIMENT = Experiment(
     name="verify-theory",

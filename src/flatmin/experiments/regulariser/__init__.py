@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 
-from flatmin.experiments.cells import Cell, Context, compute_cells
+from flatmin.experiments.cells import Context, compute_cells
 from flatmin.experiments.claims import Claim
 from flatmin.experiments.figure_data import figure_data
 from flatmin.experiments.regulariser.figures import Fits, figures
@@ -18,6 +18,7 @@ from flatmin.experiments.regulariser.spec import SIZES as SIZES
 from flatmin.experiments.regulariser.spec import ExploreRegulariser as ExploreRegulariser
 from flatmin.experiments.runs import RunContent
 from flatmin.experiments.specs import Experiment
+from flatmin.studies.cells import Cell
 
 EXPERIMENT = Experiment(
     name="explore-regulariser",

@@ -12,7 +12,6 @@ from flatmin.experiments.study_report.fits import PowerLaw, power_law
 from flatmin.experiments.study_report.layout import (
     MOST_SERIES,
     REPEATS,
-    Layout,
     axis_of,
     is_logarithmic,
     layout_of,
@@ -21,7 +20,7 @@ from flatmin.experiments.study_report.layout import (
     positions,
     value_text,
 )
-from flatmin.studies.adaptive import lines
+from flatmin.studies.adaptive import transitions
 from flatmin.studies.quantities import POINT, SOLVER
 from flatmin.studies.store import Content
 from flatmin.studies.study import Study, random_labels
@@ -142,9 +141,9 @@ def _quantity_figure(data: "xr.Dataset", name: str) -> Figure | None:
                 Panel(heading, Axis("run"), color, (Series(label, np.arange(runs.size), runs, kind="points"),))
             )
         elif layout.grid and layout.second is not None:
-            panels.append(_grid(chosen, name, layout, heading, log=log, probability=probability))
+            panels.append(_grid(chosen, name, (layout.x, layout.second), heading, log=log, probability=probability))
         else:
-            panel, fits = _curves(chosen, name, layout, heading, color, probability=probability)
+            panel, fits = _curves(chosen, name, (layout.x, layout.second), heading, color, probability=probability)
             panels.append(panel)
             notes += [f"{heading}, {words}" if title else words for words in fits]
     missing = left_out(data, layout.multiples)
@@ -169,21 +168,22 @@ def _quantity_figure(data: "xr.Dataset", name: str) -> Figure | None:
     )
 
 
-def _grid(data: "xr.Dataset", name: str, layout: Layout, heading: str, *, log: bool, probability: bool) -> HeatmapPanel:
-    assert layout.x is not None  # noqa: S101 - the caller looked
-    assert layout.second is not None  # noqa: S101 - the caller looked
-    middle = _summary(_stacked(data, name, [layout.second, layout.x]), probability=probability)[0]
+def _grid(
+    data: "xr.Dataset", name: str, axes: tuple[str, str], heading: str, *, log: bool, probability: bool
+) -> HeatmapPanel:
+    across, up = axes
+    middle = _summary(_stacked(data, name, [up, across]), probability=probability)[0]
     label = name.replace("_", " ")
     if log:
         with np.errstate(divide="ignore", invalid="ignore"):
             middle, label = np.log10(middle), f"log₁₀ {label}"
     limits = (0.0, 1.0) if probability else _limits(middle)
-    x, y = positions(data, layout.x), positions(data, layout.second)
+    x, y = positions(data, across), positions(data, up)
     columns, rows = np.argsort(x), np.argsort(y)
     return HeatmapPanel(
         heading,
-        axis_of(data, layout.x, log=False),
-        axis_of(data, layout.second, log=False),
+        axis_of(data, across, log=False),
+        axis_of(data, up, log=False),
         x[columns],
         y[rows],
         middle[rows][:, columns],
@@ -200,26 +200,26 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
 
 
 def _curves(
-    data: "xr.Dataset", name: str, layout: Layout, heading: str, axis: Axis, *, probability: bool
+    data: "xr.Dataset", name: str, axes: tuple[str, str | None], heading: str, axis: Axis, *, probability: bool
 ) -> tuple[Panel, list[str]]:
-    assert layout.x is not None  # noqa: S101 - the caller looked
-    order = [layout.x] if layout.second is None else [layout.second, layout.x]
+    across, second = axes
+    order = [across] if second is None else [second, across]
     values = _stacked(data, name, order)
-    if layout.second is None:
+    if second is None:
         values = values[None]
     middle, low, high = _summary(values, probability=probability)
-    x = positions(data, layout.x)
+    x = positions(data, across)
     sort = np.argsort(x)
     series, notes = [], []
     for k in range(min(len(values), 4 * MOST_SERIES)):
-        words = name.replace("_", " ") if layout.second is None else value_text(data, layout.second, k)
+        words = name.replace("_", " ") if second is None else value_text(data, second, k)
         ends = {"low": low[k, sort], "high": high[k, sort]} if values.shape[-1] > 1 else {}
         series.append(Series(words, x[sort], middle[k, sort], **ends))
         fit = None if probability or x.min() <= 0 or x.max() < 4 * x.min() else power_law(x, values[k])
         if fit is not None and fit.r_squared > 0.9:
             notes.append(f"{words}: {_exponent(fit)}")
             series.append(Series("fitted power", x[sort], fit.at(x[sort]), role="theory"))
-    return Panel(heading, axis_of(data, layout.x), axis, tuple(series)), notes
+    return Panel(heading, axis_of(data, across), axis, tuple(series)), notes
 
 
 def _exponent(fit: PowerLaw) -> str:
@@ -241,8 +241,8 @@ def _transition_figure(study: Study, content: Content, data: "xr.Dataset", name:
         return None
     if len(along) < 3:
         return None
-    fitted = [(line, line.fit()) for line in lines(study, content, along.key, name)]
-    fitted = [(line, fit) for line, fit in fitted if np.isfinite(fit.middle_error)]
+    found = transitions(study, content, along.key, name)
+    fitted = [(line, fit) for line, fit in found if np.isfinite(fit.middle_error)]
     others = [axis for axis in numeric if axis.key != along.key and len(axis) > 1]
     if not fitted:
         return None
@@ -323,8 +323,8 @@ def _along_figure(data: "xr.Dataset", name: str) -> Figure | None:
     panels = []
     for title, where in panels_of(data, multiples):
         chosen = data.isel(where)
-        layout = Layout("step", second, False, ())
-        panels.append(_curves(chosen, name, layout, title or "Along the training", axis, probability=False)[0])
+        heading = title or "Along the training"
+        panels.append(_curves(chosen, name, ("step", second), heading, axis, probability=False)[0])
     missing = left_out(data, multiples)
     caption = f"{_upper(_words(data, name))}, along the training."
     caption += f" {missing} further panels are in the exported data only." if missing else ""

@@ -7,7 +7,7 @@ from typing import get_args
 
 import xarray as xr
 
-from flatmin.experiments.cells import Cell, Context, compute_cells
+from flatmin.experiments.cells import Context, compute_cells
 from flatmin.experiments.figure_data import figure_data
 from flatmin.experiments.papers._paper import Paper
 from flatmin.experiments.papers.ding2022.cells import depth_cell, diagram_cell, robust_cell
@@ -17,6 +17,7 @@ from flatmin.experiments.papers.ding2022.results import NAMES, Results
 from flatmin.experiments.papers.ding2022.spec import SIZES, Ding2022, Problem
 from flatmin.experiments.runs import RunContent
 from flatmin.experiments.specs import Experiment
+from flatmin.studies.cells import Cell
 
 EXPERIMENT = Experiment(
     name="ding2022",
@@ -33,7 +34,7 @@ EXPERIMENT = Experiment(
 }""",
 )
 
-Work = Callable[[Callable[[int, int], None]], xr.Dataset]
+Progress = Callable[[int, int], None]
 
 
 def compute(spec: Ding2022, context: Context) -> RunContent:
@@ -49,7 +50,6 @@ def compute(spec: Ding2022, context: Context) -> RunContent:
     cells: dict = {}
     for problem in get_args(Problem):
         diagram = getattr(spec.diagrams, problem)
-        # the largest first, so that threads end together
         for dimension in sorted(diagram.dimensions, reverse=True):
             cells[problem, dimension] = _cell(
                 f"{NAMES[problem]}, d = {dimension}",
@@ -71,7 +71,8 @@ def compute(spec: Ding2022, context: Context) -> RunContent:
             {"factors": depth} | spec.depths.model_dump(exclude={"depths"}),
             functools.partial(depth_cell, spec.depths, depth, spec.threshold, spec.seed),
         )
-    done = compute_cells(cells, context)
+    # most of the time is spent in Python: processes, and the largest cells first, so that they end together
+    done = compute_cells(cells, context, spread="processes")
     results = Results(
         spec=spec,
         diagrams={
@@ -85,7 +86,7 @@ def compute(spec: Ding2022, context: Context) -> RunContent:
     return RunContent(datasets=figure_data(figures(results)) | raw, claims=tuple(claims(results)))
 
 
-def _cell(name: str, spec: Ding2022, settings: dict, work: Work) -> Cell:
+def _cell(name: str, spec: Ding2022, settings: dict, work: Callable[[Progress], xr.Dataset]) -> Cell:
     """A cell that depends on its own settings only, so that it is shared by the sizes that contain it."""
     key = {
         "experiment": EXPERIMENT.name,
@@ -95,10 +96,13 @@ def _cell(name: str, spec: Ding2022, settings: dict, work: Work) -> Cell:
         **settings,
     }
 
-    def compute_one(_checkpoint: pathlib.Path, progress: Callable[[int, int], None]) -> xr.Dataset:
-        return work(progress)
+    return Cell(name, key, functools.partial(_without_checkpoint, work))
 
-    return Cell(name, key, compute_one)
+
+def _without_checkpoint(
+    work: Callable[[Progress], xr.Dataset], _checkpoint: pathlib.Path, progress: Progress
+) -> xr.Dataset:
+    return work(progress)
 
 
 PAPER = Paper(EXPERIMENT, SIZES, compute)

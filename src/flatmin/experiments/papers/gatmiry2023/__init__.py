@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 
-from flatmin.experiments.cells import Cell, Context, compute_cells
+from flatmin.experiments.cells import Context, compute_cells
 from flatmin.experiments.certificates import Certificate
 from flatmin.experiments.figure_data import figure_data
 from flatmin.experiments.papers._paper import Paper
@@ -19,6 +19,7 @@ from flatmin.experiments.papers.gatmiry2023.statics import frobenius_points, min
 from flatmin.experiments.papers.gatmiry2023.training import DYNAMICS, problem_of, train_cell
 from flatmin.experiments.runs import RunContent
 from flatmin.experiments.specs import Experiment
+from flatmin.studies.cells import Cell
 
 EXPERIMENT = Experiment(
     name="gatmiry2023",
@@ -67,10 +68,8 @@ def compute(spec: Gatmiry2023, context: Context) -> RunContent:
             _key("convex", spec, seed=seed),
             functools.partial(_convex, spec, seed),
         )
-    cells["frobenius"] = Cell(
-        "Theorem 4", _key("frobenius", spec), lambda *_: frobenius_points(spec.frobenius, spec.seed)
-    )
-    cells["sandwich"] = Cell("Theorem 1", _key("sandwich", spec), lambda *_: sandwich_points(spec.sandwich, spec.seed))
+    cells["frobenius"] = Cell("Theorem 4", _key("frobenius", spec), functools.partial(_frobenius, spec))
+    cells["sandwich"] = Cell("Theorem 1", _key("sandwich", spec), functools.partial(_sandwich, spec))
     done = compute_cells(cells, context)
     convex = {seed: done["convex", seed] for seed in seeds}
     results = Results(
@@ -119,6 +118,14 @@ def _convex(spec: Gatmiry2023, seed: int, *_: object) -> xr.Dataset:
     certificate = Certificate.from_solution(f"minimum nuclear norm, seed {seed}", solution)
     error = float(np.sum((np.asarray(solution.matrix) - np.asarray(truth)) ** 2))
     return xr.Dataset({"squared_error": error}, attrs={"certificate": certificate.model_dump_json()})
+
+
+def _frobenius(spec: Gatmiry2023, *_: object) -> xr.Dataset:
+    return frobenius_points(spec.frobenius, spec.seed)
+
+
+def _sandwich(spec: Gatmiry2023, *_: object) -> xr.Dataset:
+    return sandwich_points(spec.sandwich, spec.seed)
 
 
 def _curves(results: Results) -> dict[str, xr.Dataset]:

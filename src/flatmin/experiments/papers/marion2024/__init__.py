@@ -1,12 +1,13 @@
 """Reproduction of Marion and Chizat 2024: all five experiments, their plots and statements."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
 
 import xarray as xr
 
-from flatmin.experiments.cells import Cell, Context, compute_cells
+from flatmin.experiments.cells import Context, compute_cells
 from flatmin.experiments.figure_data import figure_data
 from flatmin.experiments.papers._paper import Paper
 from flatmin.experiments.papers.marion2024.claims import claims
@@ -16,6 +17,7 @@ from flatmin.experiments.papers.marion2024.spec import SIZES, Marion2024
 from flatmin.experiments.papers.marion2024.training import depths_cell, single_cell, sweep_cell
 from flatmin.experiments.runs import RunContent
 from flatmin.experiments.specs import Experiment
+from flatmin.studies.cells import Cell
 
 EXPERIMENT = Experiment(
     name="marion2024",
@@ -53,11 +55,13 @@ def compute(spec: Marion2024, context: Context) -> RunContent:
     Returns:
         What is stored as the run.
     """
+    # one cell after the other, and each spreads over all threads itself; on a cluster each takes one
+    threads, workers = (context.workers, 1) if context.scheduler is None else (1, context.workers)
     cells: dict = {}
     for name in SWEEPS:
         sweep = getattr(spec, name)
         cells[name] = Cell(
-            TITLES[name], _key("sweep", spec, sweep=sweep), functools.partial(_sweep, spec, name, context.workers)
+            TITLES[name], _key("sweep", spec, sweep=sweep), functools.partial(_sweep, spec, name, threads)
         )
     for name, of in SINGLES.items():
         key = _key("single", spec, sweep=getattr(spec, of), single=getattr(spec, name))
@@ -66,10 +70,9 @@ def compute(spec: Marion2024, context: Context) -> RunContent:
         cells["depths", depth] = Cell(
             f"experiment 3, depth {depth}",
             _key("depths", spec, depth=depth, depths=spec.depths.model_copy(update={"depths": (depth,)})),
-            functools.partial(_depth, spec, depth, context.workers),
+            functools.partial(_depth, spec, depth, threads),
         )
-    # one cell after the other: each spreads over all threads itself
-    done = compute_cells(cells, Context(context.folder, workers=1, progress=context.progress))
+    done = compute_cells(cells, dataclasses.replace(context, workers=workers))
     results = Results(
         spec=spec,
         **{name: done[name] for name in (*SWEEPS, *SINGLES)},
