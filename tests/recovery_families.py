@@ -110,12 +110,21 @@ def robust(rng, kind):
 
 
 def sparse(rng, kind):
-    depth = int(kind[-1])
+    depth = int(kind.split()[1])
     A, b = rng.normal(size=(9, 20)), rng.normal(size=9)
     weights, p = np.mean(A**2, 0), 2 - 2 / depth
     x = cp.Variable(20)
     op = ms.dense(jnp.asarray(A)[:, :, None])
+    if kind.endswith("square"):
+        penalty = rng.uniform(0.1, 1)
+        norm = cp.pnorm(cp.multiply(weights ** (1 / p), x), p, approx=False)
+        program = sv.MinWeightedLp(op, b, sv.SquaredLoss(penalty), depth=depth)
+        return Instance(program, lambda: _value(norm + cp.sum_squares(A @ x - b) / (2 * penalty)))
     size = cp.sum(cp.multiply(weights, cp.power(cp.abs(x), p)))
+    if kind.endswith("ball"):
+        radius = 0.3 * np.linalg.norm(b)
+        program = sv.MinWeightedLp(op, b, sv.L2Ball(radius), depth=depth)
+        return Instance(program, lambda: _value(size, [cp.norm(A @ x - b) <= radius]) ** (1 / p))
     return Instance(sv.MinWeightedLp(op, b, depth=depth), lambda: _value(size, [A @ x == b]) ** (1 / p))
 
 
@@ -127,7 +136,7 @@ FAMILIES = {
         completion: ("nuclear", "flat", "nuclear square", "flat ball"),
         quadratic: ("nuclear", "flat", "trace", "flat trace", "trace square"),
         robust: ("penalty", "radius", "masked penalty"),
-        sparse: ("depth 2", "depth 3", "depth 6"),
+        sparse: ("depth 2", "depth 3", "depth 6", "depth 3 square", "depth 5 ball"),
     }.items()
     for kind in kinds
 }

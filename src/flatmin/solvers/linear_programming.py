@@ -13,7 +13,7 @@ from flatmin.solvers.certificate import certify
 from flatmin.solvers.douglas_rachford import DouglasRachford
 from flatmin.solvers.entrywise import MinWeightedLp
 from flatmin.solvers.lp_newton import DualNewton
-from flatmin.solvers.misfits import Exact
+from flatmin.solvers.misfits import Exact, L2Ball, SquaredLoss
 
 MAX_ENTRIES = 4_000_000
 """Largest m d1 d2 for which the constraint matrix is handed to HiGHS."""
@@ -78,9 +78,9 @@ def _(program: MinWeightedLp) -> AbstractMethod:
     if program.power == 1:
         small = program.measurements.num_measurements * program.weights.size <= MAX_ENTRIES
         return Simplex() if exact and small else DouglasRachford()
-    if not exact:
+    if not isinstance(program.misfit, Exact | SquaredLoss | L2Ball):
         raise UsageError(
-            f"misfit: got {type(program.misfit).__name__} for more than two factors, expected Exact(); noisy forms are "
-            "available at depth 2"
+            f"misfit: got {type(program.misfit).__name__} for more than two factors, expected Exact(), SquaredLoss or "
+            "L2Ball; an l1 misfit is available at depth 2"
         )
     return DualNewton()
