@@ -24,6 +24,7 @@ FAST = [
     "quadratic flat trace",
     "robust masked penalty",
     "robust radius",
+    "sensing flat l1 ball",
     "sensing flat square",
     "sparse depth 2",
     "sparse depth 3",
@@ -201,6 +202,35 @@ def test_robust_pursuit_finds_the_errors():
     assert solution.stats["pursued"]
     np.testing.assert_allclose(solution.stats["outliers"], planted.outliers, atol=1e-12)
     assert solution.gap < 1e-12
+
+
+@pytest.mark.parametrize("name", ["trace", pytest.param("nuclear", marks=pytest.mark.long)])
+def test_gross_errors_in_measurements_are_found(name):
+    rng = np.random.default_rng(1)
+    if name == "trace":
+        planted = pb.covariance_estimation(jax.random.key(0), 8, 1, 40)
+        make = sv.MinTrace
+    else:
+        planted = pb.matrix_sensing(jax.random.key(0), (8, 7), 1, 50)
+        make = sv.MinNuclearNorm
+    op, clean = planted.problem.measurements, np.asarray(planted.problem.targets)
+    wrong = rng.permutation(clean.size)[:4]
+    b = clean.copy()
+    b[wrong] += 3.0
+    for misfit in (sv.L1Ball(12.0), sv.L1Loss(0.1 if name == "nuclear" else 0.5)):
+        solution = sv.solve(make(op, b, misfit))
+        assert solution.method == "InteriorPoint"
+        assert float(planted.relative_error(solution.matrix)) < 1e-10
+        assert solution.gap < 1e-9
+        errors = b - np.asarray(op.forward(solution.matrix))
+        np.testing.assert_allclose(errors[wrong], 3.0, atol=1e-9)
+    # one measurement, given three times with different values: a ball too small for their spread holds no matrix
+    thrice = ms.stacked(op, op, op)
+    refused = sv.solve(make(thrice, np.concatenate([clean, clean + 1, clean - 1]), sv.L1Ball(1.0)), throw=False)
+    assert refused.outcome is Outcome.infeasible
+    y = refused.stats["proof"]
+    assert float(jnp.concatenate([clean, clean + 1, clean - 1]) @ y - jnp.abs(y).max()) == pytest.approx(1.0)
+    assert refused.stats["proof_error"] < 1e-9
 
 
 def test_hadamard_objective_is_the_hessian_trace():
@@ -413,9 +443,13 @@ MISTAKES = {
         lambda: sv.solve(sv.MinFrobenius(DENSE, DENSE_TARGETS, BALL)),
         r"misfit: got L2Ball for MinFrobenius, expected Exact\(\)",
     ),
-    "l1 of dense": (
-        lambda: sv.solve(sv.MinNuclearNorm(DENSE, DENSE_TARGETS, sv.L1Loss(1.0))),
+    "l1 of dense by splitting": (
+        lambda: sv.solve(sv.MinNuclearNorm(DENSE, DENSE_TARGETS, sv.L1Loss(1.0)), sv.DouglasRachford()),
         "misfit: got L1Loss for DenseMeasurements, expected measurements of single entries",
+    ),
+    "l1 of many dense": (
+        lambda: sv.solve(sv.MinNuclearNorm(ms.dense(np.ones((2, 4000, 40))), np.ones(2), sv.L1Loss(1.0))),
+        r"got L1Loss for DenseMeasurements that would form an array of 3.3e\+07 entries, expected at most 3e\+07 where",
     ),
     "batch misfit": (
         lambda: sv.solve_batch([sv.MinNuclearNorm(DENSE, DENSE_TARGETS, BALL)]),
