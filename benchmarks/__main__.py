@@ -7,8 +7,19 @@ import os
 import platform
 from pathlib import Path
 
-NAMES = ["label_noise_sgd", "trace_flow", "hessian_trace", "memory", "deep_regression", "recovery"]
-PACKAGES = ["jax", "equinox", "torch", "pyhessian", "curvlinops-for-pytorch", "cvxpy", "scs", "clarabel", "pyproximal"]
+NAMES = ["label_noise_sgd", "trace_flow", "hessian_trace", "memory", "deep_regression", "recovery", "large_completion"]
+PACKAGES = [
+    "jax",
+    "equinox",
+    "torch",
+    "pyhessian",
+    "curvlinops-for-pytorch",
+    "cvxpy",
+    "scs",
+    "clarabel",
+    "pyproximal",
+    "qolmat",
+]
 
 
 def machine() -> str:
