@@ -24,15 +24,15 @@ def _instance(d: int, count: int):
     import numpy as np
 
     rng = np.random.default_rng(0)
-    places = np.unique(rng.integers(0, d * d, int(1.03 * count)))
+    places = np.unique(rng.integers(0, d * d, int(1.3 * count)))
     places = np.sort(rng.permutation(places)[:count])
     rows, cols = np.divmod(places, d)
     left, right = rng.normal(size=(2, d, RANK))
-    values = np.zeros(count)
+    values = np.zeros(places.size)
     for k in range(RANK):
         values += left[rows, k] * right[cols, k]
     clean = values / RANK**0.5
-    return rows, cols, clean + NOISE * rng.normal(size=count), clean
+    return rows, cols, clean + NOISE * rng.normal(size=places.size), clean
 
 
 def _child(d: int, count: int) -> None:
@@ -95,8 +95,9 @@ def main(*, quick: bool) -> Table:
         rows,
         [
             (
-                f"Entries of a rank-{RANK} matrix of unit variance with noise of deviation {NOISE:g}; the memory is that "
-                "of the instance and the solve. The error is relative to the entries without noise; the penalty shrinks."
+                f"Entries of a rank-{RANK} matrix of unit variance with noise of deviation {NOISE:g}; the memory is "
+                "that of the instance and the solve. The error is relative to the entries without noise; the penalty "
+                "shrinks."
             )
         ],
     )
