@@ -23,8 +23,14 @@ TO_THE_EDGE = 0.98
 SHORT = 1e-6
 """Steps shorter than this lead nowhere."""
 
-PATIENCE, CLOSE, FIRST_PATIENCE = 4, 1e-3, 15
-"""Steps without half the error, after which rounding is to blame: once the error is below the second, and before."""
+PATIENCE, CLOSE, FIRST_PATIENCE = 4, 1e-8, 20
+"""Steps that may pass until the error has halved again, once it is below the second, and before.
+
+After more, rounding is to blame. Where few positive definite matrices fit, or none, steps are short for long.
+"""
+
+ROOMY = 100.0
+"""A positive semidefinite Y starts this many times as large as what fits: a thin cone has its edge near."""
 
 JITTER = 1e-14
 """Share of the mean diagonal that is added to a system which rounding made indefinite."""
@@ -110,10 +116,10 @@ def interior_point(
         both signs); a step costs `4 k n^3 + 2 k^2 n^2 + k^3 / 3`.
     """
     path = _Path(tensor, targets, ridge, linear, symmetric=symmetric, one_sided=one_sided)
-    best, best_error, steps, idle = path.point, np.inf, 0, 0
+    best, best_error, steps, mark, idle = path.point, np.inf, 0, np.inf, 0
     while True:
         error = path.error()
-        idle = 0 if error < best_error / 2 else idle + 1
+        mark, idle = (error, 0) if error < mark / 2 else (mark, idle + 1)
         if error < best_error:
             best, best_error = path.point, error
         patience = PATIENCE if best_error < CLOSE else FIRST_PATIENCE
@@ -128,7 +134,7 @@ def interior_point(
 
 
 def starting_size(targets: np.ndarray) -> float:
-    """Y starts as this multiple of the identity."""
+    """About the size of what fits, where the measurements are of size one."""
     return max(1.0, float(np.linalg.norm(targets)))
 
 
@@ -149,7 +155,7 @@ class _Path:
         self.flat = [B.reshape(len(B), -1) for B in self.blocks]
         self.targets, self.ridge = targets, ridge
         self.size = self.blocks[0].shape[1]
-        self.Y = [starting_size(targets) * np.eye(self.size) for _ in self.blocks]
+        self.Y = [(ROOMY if one_sided else 1) * starting_size(targets) * np.eye(self.size) for _ in self.blocks]
         if linear is None:
             none = scipy.sparse.csr_array((0, len(targets)))
             linear = Linear(none, np.zeros(0), np.zeros(len(targets)))

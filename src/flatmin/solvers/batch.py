@@ -16,6 +16,7 @@ from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
 from flatmin.solvers._host import HostMap, host_map, multiply
 from flatmin.solvers._host_splitting import Found, Spectral, split, whiten
 from flatmin.solvers._plain import Plain, to_plain
+from flatmin.solvers._reduced import face_solution
 from flatmin.solvers._solution import certified, zero
 from flatmin.solvers.certificate import Certificate
 from flatmin.solvers.interior_point import MAX_ENTRIES, central_points, interior_cost, patience
@@ -110,18 +111,23 @@ def _solve(program: AbstractProgram, tolerance: float, max_iterations: int, belo
     if solution.outcome.success or solution.outcome is Outcome.undercut or first == max_iterations:
         return solution
     if needed.entries <= MAX_ENTRIES:
+        scale = float(np.linalg.norm(white.targets))
         points, steps = central_points(
             white.tensor(),
-            white.targets,
+            white.targets / scale,
             symmetric=gauge.symmetric,
             one_sided=one_sided,
             tolerance=tolerance,
             max_steps=max_iterations,
         )
         for matrix, weights in reversed(points):
-            central = finished(Found(matrix, white.multipliers(weights), first + steps, undercut=False))
+            central = finished(Found(scale * matrix, white.multipliers(weights), first + steps, undercut=False))
             if central.outcome.success:
                 return central
+        candidates = [scale * matrix for matrix, _ in reversed(points)]
+        reduced = face_solution(program, plain, candidates, tolerance, first + steps)
+        if reduced is not None:
+            return reduced
     return finished(splitting(max_iterations=max_iterations))
 
 

@@ -18,8 +18,9 @@ from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
 from flatmin.solvers._interior import Cost, cost, interior_point
 from flatmin.solvers._l1_interior import l1_contradiction, l1_points
 from flatmin.solvers._plain import Plain, to_plain
-from flatmin.solvers._polish import Stored, affordable, polish
+from flatmin.solvers._polish import DELTA, FINE_DELTA, Stored, affordable, polish
 from flatmin.solvers._prepare import prepare
+from flatmin.solvers._reduced import face_solution
 from flatmin.solvers._solution import RESIDUAL, certified, infeasible, zero
 from flatmin.solvers._whiten import Whitened
 from flatmin.solvers.certificate import Certificate, certify
@@ -98,10 +99,17 @@ class InteriorPoint(AbstractMethod):
             multipliers = ready.multipliers(work.feasible_multipliers(jnp.asarray(weights)))
             return certify(program, plain.leave(ready.scale * work.feasible(jnp.asarray(matrix))), multipliers)
 
-        certificate, *others = (prove(*point) for point in points)
+        # the central point as it is, then the most polished one first
+        certificate, *others = (prove(*point) for point in [points[0], *points[:0:-1]])
         better = [c for c in others if c.residual <= RESIDUAL and c.gap <= max(certificate.gap, AIM * tolerance)]
+        chosen = better[0] if better else certificate
+        if chosen.gap > tolerance or chosen.residual > RESIDUAL:
+            candidates = [float(ready.scale) * matrix for matrix, _ in reversed(points)]
+            reduced = face_solution(program, plain, candidates, tolerance, steps)
+            if reduced is not None:
+                return reduced
         return certified(
-            better[0] if better else certificate,
+            chosen,
             tolerance,
             method="InteriorPoint",
             iterations=steps,
@@ -183,8 +191,9 @@ def central_points(
         ridge: see `interior_point`.
 
     Returns:
-        Pairs of a point and multipliers of Q, and the number of steps. The second pair, if there is one, comes from
-        Newton's method on factors (exact fit), or is the first without what vanishes along the path (squared loss).
+        Pairs of a point and multipliers of Q, and the number of steps. Those after the first, if there are any, come
+        from Newton's method on factors (exact fit), the last from the longest, or are the first without what vanishes
+        along the path (squared loss).
     """
     small = tensor.size <= ONE_THREAD
     with blas_threads(1) if small else contextlib.nullcontext():
@@ -197,14 +206,17 @@ def central_points(
             max_steps=max_steps,
             ridge=ridge,
         )
-    other = None
+    points = [(found.matrix, found.weights)]
     if ridge is not None:
         U, s, Vt = np.linalg.svd(found.matrix, full_matrices=False)
-        other = (U[:, : found.rank] * s[: found.rank]) @ Vt[: found.rank], found.weights
+        points.append(((U[:, : found.rank] * s[: found.rank]) @ Vt[: found.rank], found.weights))
     elif affordable(tensor.shape[1:], len(targets), found.rank):
-        other = polish(Stored(tensor), targets, found.matrix, found.weights, found.rank)
-    points = [(found.matrix, found.weights)]
-    return (points if other is None else [*points, other]), found.steps
+        # thin cones have large multipliers
+        for delta in (DELTA, FINE_DELTA) if one_sided else (DELTA,):
+            other = polish(Stored(tensor), targets, *points[-1], found.rank, delta)
+            if other is not None:
+                points.append(other)
+    return points, found.steps
 
 
 def patience(op: AbstractMeasurements, needed: Cost) -> int:
