@@ -29,8 +29,11 @@ PATIENCE, CLOSE, FIRST_PATIENCE = 4, 1e-8, 20
 After more, rounding is to blame. Where few positive definite matrices fit, or none, steps are short for long.
 """
 
-ROOMY = 100.0
-"""A positive semidefinite Y starts this many times as large as what fits: a thin cone has its edge near."""
+ROOMY = 1000.0, 100.0
+"""A positive semidefinite Y starts so many times as large as what fits: a thin cone has its edge near.
+
+The second is for a second try, by another way, where rounding ended the first.
+"""
 
 JITTER = 1e-14
 """Share of the mean diagonal that is added to a system which rounding made indefinite."""
@@ -98,6 +101,7 @@ def interior_point(
     max_steps: int,
     ridge: np.ndarray | None = None,
     linear: Linear | None = None,
+    roomy: float = ROOMY[0],
 ) -> Interior:
     """Follow the central path until the relative gap is below the tolerance, or no step is left.
 
@@ -110,12 +114,14 @@ def interior_point(
         max_steps: the limit.
         ridge: positive weights of `u_i^2 / 2` in the dual: a squared loss in place of an exact fit.
         linear: further inequalities of the dual.
+        roomy: how large Y starts if X is positive semidefinite; 1 is about the size of X.
 
     Returns:
         The point and the multipliers. Memory 3 k n^2, `n = d1 + d2` (d where X is symmetric, twice where it may have
         both signs); a step costs `4 k n^3 + 2 k^2 n^2 + k^3 / 3`.
     """
-    path = _Path(tensor, targets, ridge, linear, symmetric=symmetric, one_sided=one_sided)
+    size = (roomy if one_sided else 1) * starting_size(targets)
+    path = _Path(tensor, targets, ridge, linear, size, symmetric=symmetric, one_sided=one_sided)
     best, best_error, steps, mark, idle = path.point, np.inf, 0, np.inf, 0
     while True:
         error = path.error()
@@ -147,6 +153,7 @@ class _Path:
         targets: np.ndarray,
         ridge: np.ndarray | None,
         linear: Linear | None,
+        start: float,
         *,
         symmetric: bool,
         one_sided: bool,
@@ -155,7 +162,7 @@ class _Path:
         self.flat = [B.reshape(len(B), -1) for B in self.blocks]
         self.targets, self.ridge = targets, ridge
         self.size = self.blocks[0].shape[1]
-        self.Y = [(ROOMY if one_sided else 1) * starting_size(targets) * np.eye(self.size) for _ in self.blocks]
+        self.Y = [start * np.eye(self.size) for _ in self.blocks]
         if linear is None:
             none = scipy.sparse.csr_array((0, len(targets)))
             linear = Linear(none, np.zeros(0), np.zeros(len(targets)))

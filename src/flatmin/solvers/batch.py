@@ -15,6 +15,7 @@ from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
 from flatmin.solvers._host import HostMap, host_map, multiply
 from flatmin.solvers._host_splitting import Found, Spectral, split, whiten
+from flatmin.solvers._interior import ROOMY
 from flatmin.solvers._plain import Plain, to_plain
 from flatmin.solvers._reduced import face_solution
 from flatmin.solvers._solution import certified, zero
@@ -112,22 +113,24 @@ def _solve(program: AbstractProgram, tolerance: float, max_iterations: int, belo
         return solution
     if needed.entries <= MAX_ENTRIES:
         scale = float(np.linalg.norm(white.targets))
-        points, steps = central_points(
-            white.tensor(),
-            white.targets / scale,
-            symmetric=gauge.symmetric,
-            one_sided=one_sided,
-            tolerance=tolerance,
-            max_steps=max_iterations,
-        )
-        for matrix, weights in reversed(points):
-            central = finished(Found(scale * matrix, white.multipliers(weights), first + steps, undercut=False))
-            if central.outcome.success:
-                return central
-        candidates = [scale * matrix for matrix, _ in reversed(points)]
-        reduced = face_solution(program, plain, candidates, tolerance, first + steps)
-        if reduced is not None:
-            return reduced
+        for roomy in ROOMY if one_sided else ROOMY[:1]:
+            points, steps = central_points(
+                white.tensor(),
+                white.targets / scale,
+                symmetric=gauge.symmetric,
+                one_sided=one_sided,
+                tolerance=tolerance,
+                max_steps=max_iterations,
+                roomy=roomy,
+            )
+            for matrix, weights in reversed(points):
+                central = finished(Found(scale * matrix, white.multipliers(weights), first + steps, undercut=False))
+                if central.outcome.success:
+                    return central
+            candidates = [scale * matrix for matrix, _ in reversed(points)]
+            reduced = face_solution(program, plain, candidates, tolerance, first + steps)
+            if reduced is not None:
+                return reduced
     return finished(splitting(max_iterations=max_iterations))
 
 

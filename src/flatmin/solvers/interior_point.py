@@ -15,7 +15,7 @@ from flatmin._core.threads import blas_threads
 from flatmin.measurements import AbstractMeasurements, DenseMeasurements, materialise
 from flatmin.solvers._base import AbstractMethod, AbstractProgram
 from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
-from flatmin.solvers._interior import Cost, cost, interior_point
+from flatmin.solvers._interior import ROOMY, Cost, cost, interior_point
 from flatmin.solvers._l1_interior import l1_contradiction, l1_points
 from flatmin.solvers._plain import Plain, to_plain
 from flatmin.solvers._polish import DELTA, FINE_DELTA, Stored, affordable, polish
@@ -178,6 +178,7 @@ def central_points(
     tolerance: float,
     max_steps: int,
     ridge: np.ndarray | None = None,
+    roomy: float = ROOMY[0],
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
     """The end of the central path, and the same with the rank that it tends to.
 
@@ -189,6 +190,7 @@ def central_points(
         tolerance: the relative gap wanted.
         max_steps: the limit.
         ridge: see `interior_point`.
+        roomy: see `interior_point`.
 
     Returns:
         Pairs of a point and multipliers of Q, and the number of steps. Those after the first, if there are any, come
@@ -205,6 +207,7 @@ def central_points(
             tolerance=AIM * tolerance,
             max_steps=max_steps,
             ridge=ridge,
+            roomy=roomy,
         )
     points = [(found.matrix, found.weights)]
     if ridge is not None:
