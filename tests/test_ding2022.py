@@ -37,8 +37,6 @@ def test_claims_at_reduced_size(quick):
     coarse = {f"{name}-{problem}" for name in ("linear", "flat-as-nuclear") for problem in PROBLEMS}
     # four trials leave the fall of the imbalance open, and the claim says so; twenty at the same size show it (0.37)
     coarse |= {"imbalance-falls-sensing"}
-    low, high = found["imbalance-falls-sensing"].interval
-    assert low < 0.5 < high
     assert "4 trials, 95% of resampled ratios in [" in found["imbalance-falls-sensing"].note
     assert found["imbalance-falls-sensing"].note.endswith("too few to decide, see a larger size")
     failed = {name: claim.measured for name, claim in found.items() if name not in coarse and not claim.holds}

@@ -131,7 +131,6 @@ def _regularity(results: Results, problem: str) -> list[Claim]:
                 source="Theorem 3.3, Figure 4",
                 predicted="median at the most over median at the fewest measurements, largest dimension <= 0.5",
                 measured=last / first,
-                interval=(low, high),
                 note=f"{NAMES[problem]}, from {first:.3g} to {last:.3g}; {trials}",
             )
         )
