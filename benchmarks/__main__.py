@@ -7,8 +7,28 @@ import os
 import platform
 from pathlib import Path
 
-NAMES = ["label_noise_sgd", "trace_flow", "hessian_trace", "memory", "deep_regression", "recovery", "study_scaling"]
-PACKAGES = ["jax", "equinox", "torch", "pyhessian", "curvlinops-for-pytorch", "cvxpy", "scs", "clarabel", "pyproximal"]
+NAMES = [
+    "label_noise_sgd",
+    "trace_flow",
+    "hessian_trace",
+    "memory",
+    "deep_regression",
+    "recovery",
+    "large_completion",
+    "study_scaling",
+]
+PACKAGES = [
+    "jax",
+    "equinox",
+    "torch",
+    "pyhessian",
+    "curvlinops-for-pytorch",
+    "cvxpy",
+    "scs",
+    "clarabel",
+    "pyproximal",
+    "qolmat",
+]
 
 
 def machine() -> str:

@@ -50,6 +50,12 @@ def _general(op, b, rng, kind):
         return Instance(
             make(op, b, sv.SquaredLoss(penalty)), lambda: _value(norm + cp.sum_squares(miss) / (2 * penalty))
         )
+    if kind.endswith("l1 ball"):
+        radius = 0.3 * np.abs(b).sum()
+        return Instance(make(op, b, sv.L1Ball(radius)), lambda: _value(norm, [cp.norm1(miss) <= radius]))
+    if kind.endswith("l1"):
+        weight = rng.uniform(0.1, 0.3)
+        return Instance(make(op, b, sv.L1Loss(weight)), lambda: _value(norm + weight * cp.norm1(miss)))
     if kind.endswith("ball"):
         radius = 0.3 * np.linalg.norm(b)
         return Instance(make(op, b, sv.L2Ball(radius)), lambda: _value(norm, [cp.norm(miss) <= radius]))
@@ -88,6 +94,8 @@ def quadratic(rng, kind):
     norm = cp.trace(X) if positive else cp.normNuc(X)
     make = sv.MinTrace if positive else sv.MinSymmetricNuclearNorm
     op, scaled = ms.symmetric_rank_one(jnp.asarray(x)), "flat" in kind
+    if kind.endswith("l1"):
+        return Instance(make(op, b, sv.L1Loss(0.2), scaled=scaled), lambda: _value(norm + 0.2 * cp.norm1(miss)))
     if kind.endswith("square"):
         return Instance(make(op, b, sv.SquaredLoss(0.5), scaled=scaled), lambda: _value(norm + cp.sum_squares(miss)))
     return Instance(make(op, b, scaled=scaled), lambda: _value(norm, [miss == 0]))
@@ -110,24 +118,40 @@ def robust(rng, kind):
 
 
 def sparse(rng, kind):
-    depth = int(kind[-1])
+    depth = int(kind.split()[1])
     A, b = rng.normal(size=(9, 20)), rng.normal(size=9)
     weights, p = np.mean(A**2, 0), 2 - 2 / depth
     x = cp.Variable(20)
     op = ms.dense(jnp.asarray(A)[:, :, None])
+    if kind.endswith("l1"):
+        program = sv.MinWeightedLp(op, b, sv.L1Loss(0.3), depth=depth)
+        return Instance(program, lambda: _value(weights @ cp.abs(x) + 0.3 * cp.norm1(A @ x - b)))
+    if kind.endswith("l1 ball"):
+        radius = 0.3 * np.abs(b).sum()
+        program = sv.MinWeightedLp(op, b, sv.L1Ball(radius), depth=depth)
+        return Instance(program, lambda: _value(weights @ cp.abs(x), [cp.norm1(A @ x - b) <= radius]))
+    if kind.endswith("square"):
+        penalty = rng.uniform(0.1, 1)
+        norm = cp.pnorm(cp.multiply(weights ** (1 / p), x), p, approx=False)
+        program = sv.MinWeightedLp(op, b, sv.SquaredLoss(penalty), depth=depth)
+        return Instance(program, lambda: _value(norm + cp.sum_squares(A @ x - b) / (2 * penalty)))
     size = cp.sum(cp.multiply(weights, cp.power(cp.abs(x), p)))
+    if kind.endswith("ball"):
+        radius = 0.3 * np.linalg.norm(b)
+        program = sv.MinWeightedLp(op, b, sv.L2Ball(radius), depth=depth)
+        return Instance(program, lambda: _value(size, [cp.norm(A @ x - b) <= radius]) ** (1 / p))
     return Instance(sv.MinWeightedLp(op, b, depth=depth), lambda: _value(size, [A @ x == b]) ** (1 / p))
 
 
 FAMILIES = {
     f"{family.__name__} {kind}": (family, kind)
     for family, kinds in {
-        sensing: ("nuclear", "flat", "nuclear square", "flat square", "nuclear ball"),
+        sensing: ("nuclear", "flat", "nuclear square", "flat square", "nuclear ball", "nuclear l1", "flat l1 ball"),
         bilinear: ("nuclear", "flat", "flat ball"),
         completion: ("nuclear", "flat", "nuclear square", "flat ball"),
-        quadratic: ("nuclear", "flat", "trace", "flat trace", "trace square"),
+        quadratic: ("nuclear", "flat", "trace", "flat trace", "trace square", "flat l1", "trace l1"),
         robust: ("penalty", "radius", "masked penalty"),
-        sparse: ("depth 2", "depth 3", "depth 6"),
+        sparse: ("depth 2", "depth 3", "depth 6", "depth 3 square", "depth 5 ball", "depth 2 l1", "depth 2 l1 ball"),
     }.items()
     for kind in kinds
 }

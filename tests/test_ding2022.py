@@ -35,8 +35,10 @@ def test_claims_at_reduced_size(quick):
     found = {claim.name: claim for claim in quick["content"].claims}
     # three dimensions and four trials are too few for the slopes' ratio and the line of every problem
     coarse = {f"{name}-{problem}" for name in ("linear", "flat-as-nuclear") for problem in PROBLEMS}
-    # at d = 20 the imbalance of sensing falls to 0.57 of its start, the limit is one half: a miss of the small size
+    # four trials leave the fall of the imbalance open, and the claim says so; twenty at the same size show it (0.37)
     coarse |= {"imbalance-falls-sensing"}
+    assert "4 trials, 95% of resampled ratios in [" in found["imbalance-falls-sensing"].note
+    assert found["imbalance-falls-sensing"].note.endswith("too few to decide, see a larger size")
     failed = {name: claim.measured for name, claim in found.items() if name not in coarse and not claim.holds}
     assert not failed
     assert coarse < set(found)

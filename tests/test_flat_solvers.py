@@ -24,9 +24,12 @@ FAST = [
     "quadratic flat trace",
     "robust masked penalty",
     "robust radius",
+    "sensing flat l1 ball",
     "sensing flat square",
     "sparse depth 2",
     "sparse depth 3",
+    "sparse depth 3 square",
+    "sparse depth 5 ball",
 ]
 
 
@@ -201,6 +204,35 @@ def test_robust_pursuit_finds_the_errors():
     assert solution.gap < 1e-12
 
 
+@pytest.mark.parametrize("name", ["trace", pytest.param("nuclear", marks=pytest.mark.long)])
+def test_gross_errors_in_measurements_are_found(name):
+    rng = np.random.default_rng(1)
+    if name == "trace":
+        planted = pb.covariance_estimation(jax.random.key(0), 8, 1, 40)
+        make = sv.MinTrace
+    else:
+        planted = pb.matrix_sensing(jax.random.key(0), (8, 7), 1, 50)
+        make = sv.MinNuclearNorm
+    op, clean = planted.problem.measurements, np.asarray(planted.problem.targets)
+    wrong = rng.permutation(clean.size)[:4]
+    b = clean.copy()
+    b[wrong] += 3.0
+    for misfit in (sv.L1Ball(12.0), sv.L1Loss(0.1 if name == "nuclear" else 0.5)):
+        solution = sv.solve(make(op, b, misfit))
+        assert solution.method == "InteriorPoint"
+        assert float(planted.relative_error(solution.matrix)) < 1e-10
+        assert solution.gap < 1e-9
+        errors = b - np.asarray(op.forward(solution.matrix))
+        np.testing.assert_allclose(errors[wrong], 3.0, atol=1e-9)
+    # one measurement, given three times with different values: a ball too small for their spread holds no matrix
+    thrice = ms.stacked(op, op, op)
+    refused = sv.solve(make(thrice, np.concatenate([clean, clean + 1, clean - 1]), sv.L1Ball(1.0)), throw=False)
+    assert refused.outcome is Outcome.infeasible
+    y = refused.stats["proof"]
+    assert float(jnp.concatenate([clean, clean + 1, clean - 1]) @ y - jnp.abs(y).max()) == pytest.approx(1.0)
+    assert refused.stats["proof_error"] < 1e-9
+
+
 def test_hadamard_objective_is_the_hessian_trace():
     for depth in (2, 3, 5):
         planted = pb.sparse_recovery(jax.random.key(4), 12, 3, 8, depth=depth)
@@ -216,6 +248,55 @@ def test_hadamard_objective_is_the_hessian_trace():
             x = solution.matrix + 0.01 * (np.random.default_rng(seed).normal(size=4) @ null)[:, None]
             moved = problem.parameterization.init_params(jax.random.key(0), pz.Balanced(x))
             assert float(hessian_trace(problem, moved).value) > trace
+
+
+def test_the_hadamard_objective_is_the_least_trace_over_all_factors_and_convex():
+    rng = np.random.default_rng(0)
+    D, x, y = rng.uniform(0.1, 2, 30), rng.normal(size=30), rng.normal(size=30)
+
+    def least(x, k):
+        return 2 * k * D @ np.abs(x) ** (2 - 2 / k)
+
+    for k in (2, 3, 5):
+        sizes = np.exp(rng.normal(size=(200, k, 30)))
+        factors = sizes * (np.abs(x) / sizes.prod(1)).reshape(200, 1, 30) ** (1 / k)
+        np.testing.assert_allclose(factors.prod(1), np.broadcast_to(np.abs(x), (200, 30)))
+        others = (factors.prod(1, keepdims=True) / factors) ** 2
+        assert (2 * others.sum(1) @ D).min() > least(x, k)
+        assert least((x + y) / 2, k) < (least(x, k) + least(y, k)) / 2
+    # the least squared norm of three factors is another thing, 3 sum |x|^{2/3}: larger half-way than at both ends
+    ends = np.eye(2)
+    assert np.sum(ends.mean(0) ** (2 / 3)) > np.sum(ends[0] ** (2 / 3)) == 1
+
+
+def test_noisy_hadamard_forms_are_one_path():
+    rng = np.random.default_rng(2)
+    A, b = rng.normal(size=(9, 20)), rng.normal(size=9)
+    op = ms.dense(jnp.asarray(A)[:, :, None])
+    exact = sv.solve(sv.MinWeightedLp(op, b, depth=3)).primal_value
+    near = sv.solve(sv.MinWeightedLp(op, b, sv.SquaredLoss(1e-6), depth=3))
+    assert exact * (1 - 1e-4) < near.primal_value < exact
+    square = sv.solve(sv.MinWeightedLp(op, b, sv.SquaredLoss(0.4), depth=3))
+    radius = float(np.linalg.norm(A @ np.asarray(square.matrix)[:, 0] - b))
+    ball = sv.solve(sv.MinWeightedLp(op, b, sv.L2Ball(radius), depth=3))
+    np.testing.assert_allclose(ball.matrix, square.matrix, atol=1e-10)
+    assert ball.primal_value + radius**2 / 0.8 == pytest.approx(square.primal_value, rel=1e-12)
+    # above the polar of A*(b), and inside a ball around b, nothing is worth its norm
+    program = sv.MinWeightedLp(op, b, depth=3)
+    limit = float(program.polar_norm(op.adjoint(jnp.asarray(b))))
+    assert not np.any(sv.solve(sv.MinWeightedLp(op, b, sv.SquaredLoss(1.001 * limit), depth=3)).matrix)
+    assert np.any(sv.solve(sv.MinWeightedLp(op, b, sv.SquaredLoss(0.999 * limit), depth=3)).matrix)
+    assert sv.solve(sv.MinWeightedLp(op, b, sv.L2Ball(1.001 * np.linalg.norm(b)), depth=3)).primal_value == 0
+    # measurements that contradict each other by more than the radius
+    doubled = ms.dense(jnp.asarray(np.concatenate([A, A]))[:, :, None])
+    targets = np.concatenate([b, b + np.eye(9)[0]])
+    for misfit, room in ((sv.L2Ball(0.7), 0.7), (sv.Exact(), 0.0)):
+        refused = sv.solve(sv.MinWeightedLp(doubled, targets, misfit, depth=3), throw=False)
+        assert refused.outcome is Outcome.infeasible
+        y = refused.stats["proof"]
+        assert float(targets @ y - room * jnp.linalg.norm(y)) == pytest.approx(1.0)
+        assert refused.stats["proof_error"] < 1e-10
+    assert sv.solve(sv.MinWeightedLp(doubled, targets, sv.L2Ball(0.71), depth=3)).gap < 1e-9
 
 
 def test_flat_quadratic_network_is_the_hessian_trace():
@@ -355,16 +436,20 @@ MISTAKES = {
         r"got an entry that no measurement sees, \(0, 1\), expected a positive D_c",
     ),
     "noisy depth": (
-        lambda: sv.solve(sv.MinWeightedLp(DENSE, DENSE_TARGETS, BALL, depth=3)),
-        r"misfit: got L2Ball for more than two factors, expected Exact\(\)",
+        lambda: sv.solve(sv.MinWeightedLp(DENSE, DENSE_TARGETS, sv.L1Loss(1.0), depth=3)),
+        r"misfit: got L1Loss for more than two factors, expected Exact\(\), SquaredLoss or L2Ball; an l1 misfit is",
     ),
     "noisy Frobenius": (
         lambda: sv.solve(sv.MinFrobenius(DENSE, DENSE_TARGETS, BALL)),
         r"misfit: got L2Ball for MinFrobenius, expected Exact\(\)",
     ),
-    "l1 of dense": (
-        lambda: sv.solve(sv.MinNuclearNorm(DENSE, DENSE_TARGETS, sv.L1Loss(1.0))),
+    "l1 of dense by splitting": (
+        lambda: sv.solve(sv.MinNuclearNorm(DENSE, DENSE_TARGETS, sv.L1Loss(1.0)), sv.DouglasRachford()),
         "misfit: got L1Loss for DenseMeasurements, expected measurements of single entries",
+    ),
+    "l1 of many dense": (
+        lambda: sv.solve(sv.MinNuclearNorm(ms.dense(np.ones((2, 4000, 40))), np.ones(2), sv.L1Loss(1.0))),
+        r"got L1Loss for DenseMeasurements that would form an array of 3.3e\+07 entries, expected at most 3e\+07 where",
     ),
     "batch misfit": (
         lambda: sv.solve_batch([sv.MinNuclearNorm(DENSE, DENSE_TARGETS, BALL)]),

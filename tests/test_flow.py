@@ -201,7 +201,7 @@ def test_limits_of_time_and_steps():
     short = gradient_flow(problem(), start(0.1), max_steps=7)
     assert short.outcome is Outcome.max_iterations
     assert short.accepted + short.rejected == 7
-    with pytest.raises(JobError, match=r"end of time was reached before the gradient was small.*\(at time 0.5 after"):
+    with pytest.raises(JobError, match=r"end of time was reached before the tolerance.*\(at time 0.5 after"):
         late.raise_if_failed()
 
 

@@ -19,6 +19,8 @@ SOLVED = (
     "quadratic trace",
     "quadratic flat trace",
     "quadratic trace square",
+    "sensing nuclear l1",
+    "quadratic trace l1",
 )
 
 

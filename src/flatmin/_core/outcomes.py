@@ -16,7 +16,7 @@ class Outcome(enum.Enum):
     diverged = "the iterates left the range of finite numbers; lower the step size"
     undercut = "a feasible point below the given value was found, so that value is not optimal; leave it out to go on"
     infeasible = "the constraints contradict each other; use a noisy (least-squares) form of the programme"
-    max_time = "the end of time was reached before the gradient was small; raise max_time or loosen tolerance"
+    max_time = "the end of time was reached before the tolerance; raise max_time or loosen tolerance"
     saddle = "the gradient vanished at a saddle or a flat point, not at a minimum; start from another point"
     interrupted = "the run was interrupted; start it again with the same checkpoint to continue"
 

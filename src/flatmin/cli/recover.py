@@ -28,6 +28,7 @@ def recover(
     holdout: Annotated[float | None, typer.Option(help="Fraction of the targets held back to test.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Largest accepted relative gap (residual).")] = None,
     max_iterations: Annotated[int | None, typer.Option(help="flat, nuclear: limit of iterations.")] = None,
+    max_time: Annotated[float | None, typer.Option(help="Large completions: limit in seconds.")] = None,
     depth: Annotated[int | None, typer.Option(help="label-noise: number of factors.")] = None,
     noise: Annotated[float | None, typer.Option(help="label-noise: noise in units of the RMS target.")] = None,
     steps: Annotated[int | None, typer.Option(help="label-noise: number of steps.")] = None,
@@ -59,6 +60,7 @@ def recover(
     settings = {"method": method, "task": task, "penalty": penalty, "radius": radius, "reduce": reduce}
     settings |= {"centre": centre}
     settings |= {"tolerance": tolerance, "holdout": holdout, "max_iterations": max_iterations}
+    settings |= {"max_time": max_time}
     settings |= {"depth": depth, "noise": noise, "steps": steps, "learning_rate": learning_rate, "seed": seed}
     recovery_spec(Source(sha256="", kind=""), size=1, **settings)  # refuse before reading
     data = read_data(file, options)
@@ -76,6 +78,8 @@ def recover(
     d1, d2 = data.measurements.matrix_shape
     spec = recovery_spec(source, size=d1 * d2, **settings)
     prepared = prepare(data, spec)
+    for warning in prepared.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
     writable_folder(out)
     experiment, tracker = recovery_experiment(data.name, method, task), Tracker()
     folder = out / ".cells" / f"{experiment.name}-{run_id(experiment.name, experiment.version, spec)}"

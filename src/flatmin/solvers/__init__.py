@@ -6,6 +6,7 @@ from flatmin.solvers._base import Auto as Auto
 from flatmin.solvers._base import select_method as select_method
 from flatmin.solvers._base import solve as solve
 from flatmin.solvers.batch import solve_batch as solve_batch
+from flatmin.solvers.batch import value_on_host as value_on_host
 from flatmin.solvers.certificate import Certificate as Certificate
 from flatmin.solvers.certificate import certify as certify
 from flatmin.solvers.closed_form import ClosedForm as ClosedForm

@@ -91,7 +91,7 @@ class White(NamedTuple):
         return self.back * weights if self.back.ndim == 1 else self.back @ weights
 
 
-def _tensor(op: HostMap, count: int) -> np.ndarray:
+def as_tensor(op: HostMap, count: int) -> np.ndarray:
     """The `count` measurements as one array."""
     match op:
         case DenseMap():
@@ -99,7 +99,7 @@ def _tensor(op: HostMap, count: int) -> np.ndarray:
         case RankOneMap():
             return op.a[:, :, None] * op.b[:, None]
         case WeightedMap():
-            inner = _tensor(op.inner, count)
+            inner = as_tensor(op.inner, count)
             left, right = (np.diag(f) if f.ndim == 1 else f for f in (op.P, op.Q))
             return np.matmul(left, inner @ right)
         case _:  # entries
@@ -110,7 +110,7 @@ def whiten(op: HostMap, targets: np.ndarray, shape: tuple[int, int]) -> White | 
     """Orthonormal measurements, or None where the measurements depend on each other."""
     if isinstance(op, EntryMap):
         return White(None, op.rows * shape[1] + op.cols, 1 / op.weights, targets / op.weights, shape)
-    flat = _tensor(op, targets.size).reshape(targets.size, -1)
+    flat = as_tensor(op, targets.size).reshape(targets.size, -1)
     if flat.shape[0] > flat.shape[1]:
         return None
     try:

@@ -22,6 +22,9 @@ from flatmin.solvers._whiten import Whitened
 DELTA = 1e-6
 """Weight of the proximal terms; the solution is scaled to spectral norm about 1."""
 
+FINE_DELTA = 1e-8
+"""The same for a second polish, where multipliers are large and a slow approach is not enough."""
+
 STEPS = 10
 """Most Newton steps; each gains about five digits."""
 
@@ -114,20 +117,22 @@ def _adjoint(white: Whitened, weights: Float[Array, " k"]) -> Float[Array, "d1 d
     return white.adjoint(weights)
 
 
-def _newton_step(J: np.ndarray, M: np.ndarray, gradient: np.ndarray, miss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Solve `(K (x) I + DELTA) d - J w = -gradient`, `J^T d + DELTA w = miss`, in the smaller of the two unknowns.
+def _newton_step(
+    J: np.ndarray, M: np.ndarray, gradient: np.ndarray, miss: np.ndarray, delta: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Solve `(K (x) I + delta) d - J w = -gradient`, `J^T d + delta w = miss`, in the smaller of the two unknowns.
 
     `K (x) I` is the Hessian of the Lagrangian, `K = [[I, -M], [-M^T, I]]`.
     """
     d1 = M.shape[0]
-    K = (1 + DELTA) * np.eye(sum(M.shape))
+    K = (1 + delta) * np.eye(sum(M.shape))
     K[:d1, d1:] -= M
     K[d1:, :d1] -= M.T
     size, measured = J.shape
     if size <= measured:
-        system = J @ J.T / DELTA + np.kron(K, np.eye(size // len(K)))
-        move = np.linalg.solve(system, J @ miss / DELTA - gradient)
-        return move, (miss - move @ J) / DELTA
+        system = J @ J.T / delta + np.kron(K, np.eye(size // len(K)))
+        move = np.linalg.solve(system, J @ miss / delta - gradient)
+        return move, (miss - move @ J) / delta
     inverse = np.linalg.inv(K)
 
     def solve_hessian(rows: np.ndarray) -> np.ndarray:
@@ -135,13 +140,13 @@ def _newton_step(J: np.ndarray, M: np.ndarray, gradient: np.ndarray, miss: np.nd
 
     solved = solve_hessian(J)
     system = J.T @ solved
-    system[np.diag_indices_from(system)] += DELTA
+    system[np.diag_indices_from(system)] += delta
     push = np.linalg.solve(system, miss + solved.T @ gradient)
     return solve_hessian(J @ push - gradient), push
 
 
 def polish(
-    op: Measured, targets: np.ndarray, matrix: np.ndarray, weights: np.ndarray, rank: int
+    op: Measured, targets: np.ndarray, matrix: np.ndarray, weights: np.ndarray, rank: int, delta: float = DELTA
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """A few Newton steps on the factors of `matrix` and the multipliers `weights`.
 
@@ -151,6 +156,7 @@ def polish(
         matrix: the point to start from; its best approximation of rank `rank` is taken.
         weights: multipliers of the orthonormal measurements, `||Q*(u)||_op <= 1`.
         rank: the rank r.
+        delta: weight of the proximal terms.
 
     Returns:
         The last point and multipliers whose stationarity and residual were smaller than before, or `None` if the
@@ -173,7 +179,7 @@ def polish(
             break
         J = op.jacobian(left, right)
         try:
-            move, push = _newton_step(J, M, gradient, miss)
+            move, push = _newton_step(J, M, gradient, miss, delta)
         except np.linalg.LinAlgError:
             break
         u = u + push

@@ -56,7 +56,7 @@ def prepare(program: AbstractProgram, plain: Plain) -> Prepared:
     if isinstance(misfit, L1Loss | L1Ball) and gram_diagonal(op) is None:
         raise UsageError(
             f"misfit: got {type(misfit).__name__} for {type(op).__name__}, expected measurements of single entries "
-            "(entries, identity) without dense weights; use SquaredLoss or L2Ball"
+            "(entries, identity) without dense weights for a splitting; use Auto()"
         )
     white, proof = whiten(op, program.targets, principal=not isinstance(misfit, Exact))
     nearest = white.adjoint(white.targets)

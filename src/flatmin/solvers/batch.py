@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike
 
 from flatmin._core import Outcome, Solution, UsageError, check_positive
 from flatmin._core.threads import blas_threads
@@ -14,7 +15,9 @@ from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
 from flatmin.solvers._host import HostMap, host_map, multiply
 from flatmin.solvers._host_splitting import Found, Spectral, split, whiten
+from flatmin.solvers._interior import ROOMY
 from flatmin.solvers._plain import Plain, to_plain
+from flatmin.solvers._reduced import face_solution
 from flatmin.solvers._solution import certified, zero
 from flatmin.solvers.certificate import Certificate
 from flatmin.solvers.interior_point import MAX_ENTRIES, central_points, interior_cost, patience
@@ -62,12 +65,8 @@ def solve_batch(
 
 
 def _solve(program: AbstractProgram, tolerance: float, max_iterations: int, below: float | None) -> Solution:
-    plain = to_plain(program)
-    if not isinstance(program.misfit, Exact) or not isinstance(plain.gauge, Nuclear | SymmetricNuclear | Trace):
-        raise UsageError(
-            f"programs: got {type(program).__name__} with {type(program.misfit).__name__}, expected a nuclear norm or "
-            "a trace with Exact(); use solve"
-        )
+    plain, gauge = _spectral(program)
+    one_sided = gauge.one_sided
     op = host_map(plain.measurements)
     if op is None:
         raise UsageError(f"programs: {type(plain.measurements).__name__} is too large for a batch; use solve")
@@ -75,8 +74,6 @@ def _solve(program: AbstractProgram, tolerance: float, max_iterations: int, belo
     if not targets.any():
         return zero(program, "solve_batch")
     began = time.perf_counter()
-    one_sided = isinstance(plain.gauge, Trace)
-    gauge = Spectral(symmetric=one_sided or isinstance(plain.gauge, SymmetricNuclear), one_sided=one_sided)
     shape = program.measurements.matrix_shape
     prove = functools.partial(certificate_on_host, op, plain, targets, gauge)
     pursued = pursue(op, targets, shape, symmetric=gauge.symmetric, one_sided=one_sided)
@@ -115,19 +112,57 @@ def _solve(program: AbstractProgram, tolerance: float, max_iterations: int, belo
     if solution.outcome.success or solution.outcome is Outcome.undercut or first == max_iterations:
         return solution
     if needed.entries <= MAX_ENTRIES:
-        points, steps = central_points(
-            white.tensor(),
-            white.targets,
-            symmetric=gauge.symmetric,
-            one_sided=one_sided,
-            tolerance=tolerance,
-            max_steps=max_iterations,
-        )
-        for matrix, weights in reversed(points):
-            central = finished(Found(matrix, white.multipliers(weights), first + steps, undercut=False))
-            if central.outcome.success:
-                return central
+        scale = float(np.linalg.norm(white.targets))
+        for roomy in ROOMY if one_sided else ROOMY[:1]:
+            points, steps = central_points(
+                white.tensor(),
+                white.targets / scale,
+                symmetric=gauge.symmetric,
+                one_sided=one_sided,
+                tolerance=tolerance,
+                max_steps=max_iterations,
+                roomy=roomy,
+            )
+            for matrix, weights in reversed(points):
+                central = finished(Found(scale * matrix, white.multipliers(weights), first + steps, undercut=False))
+                if central.outcome.success:
+                    return central
+            candidates = [scale * matrix for matrix, _ in reversed(points)]
+            reduced = face_solution(program, plain, candidates, tolerance, first + steps)
+            if reduced is not None:
+                return reduced
     return finished(splitting(max_iterations=max_iterations))
+
+
+def _spectral(program: AbstractProgram) -> tuple[Plain, Spectral]:
+    """The plain form and its gauge on the host."""
+    plain = to_plain(program)
+    if not isinstance(program.misfit, Exact) or not isinstance(plain.gauge, Nuclear | SymmetricNuclear | Trace):
+        raise UsageError(
+            f"programs: got {type(program).__name__} with {type(program.misfit).__name__}, expected a nuclear norm or "
+            "a trace with Exact(); use solve"
+        )
+    one_sided = isinstance(plain.gauge, Trace)
+    return plain, Spectral(symmetric=one_sided or isinstance(plain.gauge, SymmetricNuclear), one_sided=one_sided)
+
+
+def value_on_host(program: AbstractProgram, matrix: ArrayLike) -> float:
+    """`N(X)` of a programme that `solve_batch` takes, without a compilation for its size.
+
+    Args:
+        program: the programme.
+        matrix: X, shape (d1, d2).
+
+    Returns:
+        The value; infinite where X should be, and is not, positive semidefinite.
+
+    Raises:
+        UsageError: for another programme or misfit.
+    """
+    plain, gauge = _spectral(program)
+    scales = [np.asarray(scale) for scale in plain.scales]
+    inside = multiply(scales[0], np.asarray(matrix), scales[1]) if scales else np.asarray(matrix)
+    return gauge.value(inside)
 
 
 def certificate_on_host(

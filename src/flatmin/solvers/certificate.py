@@ -1,6 +1,7 @@
 """The certificate: what a primal and a dual point prove, recomputed without trusting who made them."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -10,9 +11,10 @@ from jaxtyping import Array, Float
 from flatmin._core import check_finite, check_shape, require_float64
 from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers._gauges import Nuclear
-from flatmin.solvers._splitting import Working
+from flatmin.solvers._reweighted import gram_diagonal
+from flatmin.solvers._splitting import Working, project
 from flatmin.solvers._whiten import whiten
-from flatmin.solvers.misfits import Exact, L2Ball
+from flatmin.solvers.misfits import Exact, L1Ball, L2Ball
 from flatmin.solvers.symmetric import MinSymmetricNuclearNorm, MinTrace
 
 FEASIBLE = 1e-12
@@ -70,9 +72,9 @@ def certify(program: AbstractProgram, matrix: Float[Array, "d1 d2"], dual: Float
     check_finite("dual", dual)
     matrix = into_domain(program, matrix)
     if float(relative_residual(program, matrix)) > FEASIBLE:
-        work = _working(program)
+        feasible = _projection(program)
         for _ in range(2):
-            matrix = into_domain(program, work.feasible(matrix))
+            matrix = into_domain(program, feasible(matrix))
     return Certificate(matrix, *_measure(program, matrix, dual))
 
 
@@ -100,6 +102,21 @@ def _(program: MinSymmetricNuclearNorm, matrix):
 def _(program: MinTrace, matrix):
     values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
     return jnp.where(values[0] < 0, (vectors * jnp.maximum(values, 0)[None, :]) @ vectors.T, (matrix + matrix.T) / 2)
+
+
+def _projection(program: AbstractProgram) -> Callable[[Array], Array]:
+    """To the nearest point inside the domain of the misfit, or, for an l1 ball of other than entries, to a near one."""
+    if not isinstance(program.misfit, L1Ball) or gram_diagonal(program.measurements) is not None:
+        return _working(program).feasible
+    white, _ = whiten(program.measurements, program.targets)
+
+    def feasible(matrix: Array) -> Array:
+        residual = program.measurements.forward(matrix) - program.targets
+        ones = jnp.ones_like(residual)
+        move = project(program.misfit, residual, 0 * residual, ones) - residual
+        return matrix + white.adjoint(move @ white.back if white.back.ndim == 2 else white.back * move)
+
+    return feasible
 
 
 def _working(program: AbstractProgram) -> Working:

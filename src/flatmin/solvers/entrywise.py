@@ -15,13 +15,23 @@ class MinWeightedLp(AbstractProgram):
 
     `D_c = (1/m) sum_i A_ic^2`, and `2k` times the p-th power of the optimal value is the smallest trace of the Hessian
     of `(1/m) ||A(v_1 o ... o v_k) - b||^2`. At k = 2 this is a weighted l1 norm; as k grows it tends to a weighted l2
-    norm. Since `1 <= p < 2` it is convex for every k >= 2, and the certificate holds for every depth. The dual is
-    `max b.y s.t. (sum_c D_c^{-q/p} |A*(y)_c|^q)^{1/q} <= 1`, `1/p + 1/q = 1` (a weighted maximum at p = 1).
+    norm. The dual is `max b.y s.t. (sum_c D_c^{-q/p} |A*(y)_c|^q)^{1/q} <= 1`, `1/p + 1/q = 1` (a weighted maximum at
+    p = 1).
+
+    It is convex for every k >= 2, so a solution is the global one at every depth, and its certificate proves it. At an
+    interpolating point the trace is `2 sum_c D_c sum_j prod_{l != j} v_{lc}^2`, and by the inequality of means
+    `sum_j prod_{l != j} v_l^2 >= k (prod_l v_l^2)^{(k-1)/k} = k |x|^{2-2/k}`, with equality at `|v_l| = |x|^{1/k}`.
+    So the least trace for given x is `2k sum_c D_c |x_c|^p`, and `p = 2 - 2/k >= 1`. (What is not convex for k > 2 is
+    another penalty, the squared norm of the factors: its least value is `k sum_c |x_c|^{2/k}`.)
+
+    With a misfit the norm itself is charged, not its p-th power: `min N(x) + h(A(x) - b)`. Over all weights of h both
+    have the same solutions; the weight lambda of one is `lambda / (p N^{p-1})` of the other.
 
     Attributes:
         measurements: `A`, in float64; a vector x is a (d, 1) matrix.
         targets: `b`, shape (m,), float64.
-        misfit: what to charge for `A(x) - b`; default `Exact()`, the only one for k > 2.
+        misfit: what to charge for `A(x) - b`; default `Exact()`. `SquaredLoss` and `L2Ball` at every depth, l1 misfits
+            at k = 2.
         weights: `D_c`, the shape of the matrix.
         power: p.
 

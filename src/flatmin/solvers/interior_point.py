@@ -8,20 +8,23 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from flatmin._core import Outcome, Solution, UsageError
 from flatmin._core.threads import blas_threads
-from flatmin.measurements import AbstractMeasurements, DenseMeasurements
+from flatmin.measurements import AbstractMeasurements, DenseMeasurements, materialise
 from flatmin.solvers._base import AbstractMethod, AbstractProgram
 from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
-from flatmin.solvers._interior import Cost, cost, interior_point
+from flatmin.solvers._interior import ROOMY, Cost, cost, interior_point
+from flatmin.solvers._l1_interior import l1_contradiction, l1_points
 from flatmin.solvers._plain import Plain, to_plain
-from flatmin.solvers._polish import Stored, affordable, polish
+from flatmin.solvers._polish import DELTA, FINE_DELTA, Stored, affordable, polish
 from flatmin.solvers._prepare import prepare
+from flatmin.solvers._reduced import face_solution
 from flatmin.solvers._solution import RESIDUAL, certified, infeasible, zero
 from flatmin.solvers._whiten import Whitened
 from flatmin.solvers.certificate import Certificate, certify
-from flatmin.solvers.misfits import Exact, SquaredLoss
+from flatmin.solvers.misfits import Exact, L1Ball, L1Loss, SquaredLoss
 
 MAX_ENTRIES = 3e7
 """Most entries of the lifted measurements (240 MB, three times over)."""
@@ -35,12 +38,15 @@ SHORTEST = 300
 ONE_THREAD = 1e6
 """Entries of the measurements below which a second thread of linear algebra costs more than it saves."""
 
+SEPARATED = 1e-10
+"""Largest polar of multipliers worth 1 that counts as a proof of infeasibility."""
+
 AIM = 0.1
 """Of the tolerance asked for, what the steps aim at: the certificate is measured in the user's coordinates."""
 
 
 class InteriorPoint(AbstractMethod):
-    """Solves the nuclear norm, the trace and their scaled and symmetric forms, fitted exactly or by a squared loss.
+    """Solves the nuclear norm, the trace and their scaled and symmetric forms: exact fit, squared loss, l1 misfits.
 
     Ten to twenty primal-dual steps, to a gap near 1e-10; each forms and factorises an m x m matrix. What `Pursuit`
     falls back on where that is cheap, and where splitting takes too long: degenerate and badly conditioned instances.
@@ -61,13 +67,16 @@ class InteriorPoint(AbstractMethod):
         if not needed.entries <= MAX_ENTRIES:
             got = f"{type(program).__name__} with {type(program.misfit).__name__}"
             raise UsageError(
-                f"method: got InteriorPoint for {got}, expected a nuclear norm or a trace with Exact or SquaredLoss"
+                f"method: got InteriorPoint for {got}, expected a nuclear norm or a trace with Exact, SquaredLoss, "
+                "L1Loss or L1Ball"
                 if math.isinf(needed.entries)
                 else f"method: InteriorPoint would form an array of {needed.entries:.1e} entries, expected at most "
                 f"{MAX_ENTRIES:.0e}; use Auto()"
             )
         if not bool(jnp.any(program.targets)):
             return zero(program, "InteriorPoint")
+        if isinstance(program.misfit, L1Loss | L1Ball):
+            return _with_l1(program, plain, program.misfit, tolerance, max_iterations)
         began = time.perf_counter()
         ready = prepare(program, plain)
         if ready.proof is not None:
@@ -90,10 +99,17 @@ class InteriorPoint(AbstractMethod):
             multipliers = ready.multipliers(work.feasible_multipliers(jnp.asarray(weights)))
             return certify(program, plain.leave(ready.scale * work.feasible(jnp.asarray(matrix))), multipliers)
 
-        certificate, *others = (prove(*point) for point in points)
+        # the central point as it is, then the most polished one first
+        certificate, *others = (prove(*point) for point in [points[0], *points[:0:-1]])
         better = [c for c in others if c.residual <= RESIDUAL and c.gap <= max(certificate.gap, AIM * tolerance)]
+        chosen = better[0] if better else certificate
+        if chosen.gap > tolerance or chosen.residual > RESIDUAL:
+            candidates = [float(ready.scale) * matrix for matrix, _ in reversed(points)]
+            reduced = face_solution(program, plain, candidates, tolerance, steps)
+            if reduced is not None:
+                return reduced
         return certified(
-            better[0] if better else certificate,
+            chosen,
             tolerance,
             method="InteriorPoint",
             iterations=steps,
@@ -109,6 +125,50 @@ class InteriorPoint(AbstractMethod):
         )
 
 
+def _with_l1(
+    program: AbstractProgram, plain: Plain, misfit: L1Loss | L1Ball, tolerance: float, max_iterations: int
+) -> Solution:
+    began = time.perf_counter()
+    targets = np.asarray(program.targets)
+    if isinstance(misfit, L1Ball) and np.sum(np.abs(targets)) <= float(misfit.radius):
+        points, steps = [(np.zeros(program.measurements.matrix_shape), np.zeros_like(targets))], 0
+    else:
+        tensor = np.asarray(materialise(plain.measurements))
+        with blas_threads(1) if tensor.size <= ONE_THREAD else contextlib.nullcontext():
+            points, steps = l1_points(
+                tensor,
+                targets,
+                misfit,
+                symmetric=not isinstance(plain.gauge, Nuclear),
+                one_sided=isinstance(plain.gauge, Trace),
+                tolerance=AIM * tolerance,
+                max_steps=max_iterations,
+            )
+    certificates = [certify(program, plain.leave(jnp.asarray(X)), jnp.asarray(y)) for X, y in reversed(points)]
+    good = [c for c in certificates if c.residual <= RESIDUAL and c.gap <= tolerance]
+    best = good[0] if good else min(certificates, key=lambda c: (c.residual > RESIDUAL, c.gap))
+    proof = None if good else _separating(program, jnp.asarray(points[0][1]))
+    if not good and proof is None and isinstance(misfit, L1Ball):
+        proof = l1_contradiction(np.asarray(materialise(program.measurements)), targets, float(misfit.radius))
+    if proof is not None:
+        return infeasible(program, best.matrix, jnp.asarray(proof), "InteriorPoint", steps)
+    return certified(
+        best,
+        tolerance,
+        method="InteriorPoint",
+        iterations=steps,
+        shortfall=Outcome.max_iterations if steps >= max_iterations else Outcome.stalled,
+        stats={"polished": best is not certificates[-1], "seconds": {"total": time.perf_counter() - began}},
+    )
+
+
+def _separating(program: AbstractProgram, dual: Float[Array, " m"]) -> Float[Array, " m"] | None:
+    """Multipliers with `b.y - h*(y) = 1` and `N°(A*(y)) = 0` up to rounding, along those that grew without bound."""
+    value = float(program.targets @ dual - program.misfit.conjugate(dual))
+    polar = float(program.polar_norm(program.measurements.adjoint(dual)))
+    return dual / value if value > 0 and polar <= SEPARATED * value else None
+
+
 def central_points(
     tensor: np.ndarray,
     targets: np.ndarray,
@@ -118,6 +178,7 @@ def central_points(
     tolerance: float,
     max_steps: int,
     ridge: np.ndarray | None = None,
+    roomy: float = ROOMY[0],
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
     """The end of the central path, and the same with the rank that it tends to.
 
@@ -129,10 +190,12 @@ def central_points(
         tolerance: the relative gap wanted.
         max_steps: the limit.
         ridge: see `interior_point`.
+        roomy: see `interior_point`.
 
     Returns:
-        Pairs of a point and multipliers of Q, and the number of steps. The second pair, if there is one, comes from
-        Newton's method on factors (exact fit), or is the first without what vanishes along the path (squared loss).
+        Pairs of a point and multipliers of Q, and the number of steps. Those after the first, if there are any, come
+        from Newton's method on factors (exact fit), the last from the longest, or are the first without what vanishes
+        along the path (squared loss).
     """
     small = tensor.size <= ONE_THREAD
     with blas_threads(1) if small else contextlib.nullcontext():
@@ -144,15 +207,19 @@ def central_points(
             tolerance=AIM * tolerance,
             max_steps=max_steps,
             ridge=ridge,
+            roomy=roomy,
         )
-    other = None
+    points = [(found.matrix, found.weights)]
     if ridge is not None:
         U, s, Vt = np.linalg.svd(found.matrix, full_matrices=False)
-        other = (U[:, : found.rank] * s[: found.rank]) @ Vt[: found.rank], found.weights
+        points.append(((U[:, : found.rank] * s[: found.rank]) @ Vt[: found.rank], found.weights))
     elif affordable(tensor.shape[1:], len(targets), found.rank):
-        other = polish(Stored(tensor), targets, found.matrix, found.weights, found.rank)
-    points = [(found.matrix, found.weights)]
-    return (points if other is None else [*points, other]), found.steps
+        # thin cones have large multipliers
+        for delta in (DELTA, FINE_DELTA) if one_sided else (DELTA,):
+            other = polish(Stored(tensor), targets, *points[-1], found.rank, delta)
+            if other is not None:
+                points.append(other)
+    return points, found.steps
 
 
 def patience(op: AbstractMeasurements, needed: Cost) -> int:
@@ -167,7 +234,7 @@ def patience(op: AbstractMeasurements, needed: Cost) -> int:
 def interior_cost(program: AbstractProgram, plain: Plain) -> Cost:
     """What the interior-point method would take; infinite for a programme that it does not solve."""
     solved = isinstance(plain.gauge, Nuclear | SymmetricNuclear | Trace) and isinstance(
-        program.misfit, Exact | SquaredLoss
+        program.misfit, Exact | SquaredLoss | L1Loss | L1Ball
     )
     if not solved:
         return Cost(math.inf, math.inf)

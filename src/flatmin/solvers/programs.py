@@ -7,7 +7,7 @@ from jaxtyping import Array, ArrayLike, Float
 from flatmin.measurements import AbstractMeasurements
 from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers._gauges import nuclear_norm, operator_norm
-from flatmin.solvers._moments import moments
+from flatmin.solvers._moments import col_moment, row_moment
 from flatmin.solvers._reweighted import multiply
 from flatmin.solvers._roots import roots
 from flatmin.solvers.misfits import AbstractMisfit, Exact
@@ -92,9 +92,8 @@ class MinScaledNuclearNorm(AbstractProgram):
     def __init__(self, measurements: AbstractMeasurements, targets: ArrayLike, misfit: AbstractMisfit | None = None):
         self.measurements, self.targets = measurements, jnp.asarray(targets)
         self.misfit = Exact() if misfit is None else misfit
-        out_moment, in_moment = moments(measurements)
-        out_root, out_inverse = roots(out_moment, "row", "D_out", "MinNuclearNorm")
-        in_root, in_inverse = roots(in_moment, "column", "D_in", "MinNuclearNorm")
+        out_root, out_inverse = roots(row_moment(measurements), "row", "D_out", "MinNuclearNorm")
+        in_root, in_inverse = roots(col_moment(measurements), "column", "D_in", "MinNuclearNorm")
         self.roots = (out_root, in_root)
         self.inverse_roots = (out_inverse, in_inverse)
 

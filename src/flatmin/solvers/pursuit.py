@@ -7,17 +7,18 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from flatmin._core import Outcome, Solution
+from flatmin._core import Outcome, Solution, UsageError
 from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
 from flatmin.solvers._factors import Tangent, interpolate, multipliers
 from flatmin.solvers._gauges import SymmetricNuclear, Trace
 from flatmin.solvers._host import HostMap, host_map
 from flatmin.solvers._plain import Plain, to_plain
+from flatmin.solvers._reweighted import gram_diagonal
 from flatmin.solvers._solution import RESIDUAL, certified, zero
 from flatmin.solvers.certificate import certify
 from flatmin.solvers.douglas_rachford import DouglasRachford
 from flatmin.solvers.interior_point import MAX_ENTRIES, InteriorPoint, interior_cost, patience
-from flatmin.solvers.misfits import Exact
+from flatmin.solvers.misfits import Exact, L1Ball, L1Loss
 from flatmin.solvers.programs import MinNuclearNorm, MinScaledNuclearNorm
 from flatmin.solvers.symmetric import MinSymmetricNuclearNorm, MinTrace
 
@@ -113,6 +114,15 @@ class Pursuit(AbstractMethod):
         self, program: AbstractProgram, plain: Plain, tolerance: float, max_iterations: int, start: Solution | None
     ) -> Solution:
         needed = interior_cost(program, plain)
+        if isinstance(program.misfit, L1Loss | L1Ball) and gram_diagonal(plain.measurements) is None:
+            # no splitting: its proximal map of an l1 misfit is known for single entries only
+            if needed.entries > MAX_ENTRIES:
+                raise UsageError(
+                    f"misfit: got {type(program.misfit).__name__} for {type(program.measurements).__name__} that would "
+                    f"form an array of {needed.entries:.1e} entries, expected at most {MAX_ENTRIES:.0e} where "
+                    "measurements are not single entries; use fewer (take), or SquaredLoss or L2Ball"
+                )
+            return InteriorPoint().run(program, tolerance, max_iterations)
         if needed.entries > MAX_ENTRIES or needed.operations > MAX_OPERATIONS:
             return self.fallback.run(program, tolerance, max_iterations, start)
         interior = InteriorPoint()

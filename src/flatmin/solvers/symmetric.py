@@ -5,9 +5,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from flatmin._core import UsageError
-from flatmin.measurements import AbstractMeasurements, LowRankMeasurements, row_gram, symmetrised
+from flatmin.measurements import AbstractMeasurements, LowRankMeasurements, symmetrised
 from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers._gauges import SymmetricNuclear, Trace
+from flatmin.solvers._moments import row_moment
 from flatmin.solvers._reweighted import multiply
 from flatmin.solvers._roots import roots
 from flatmin.solvers.misfits import AbstractMisfit, Exact
@@ -33,9 +34,7 @@ def _parts(
     """Symmetric measurements, targets, misfit, D and its inverse."""
     op = _of_symmetric(measurements)
     ones = jnp.ones(op.matrix_shape[0])
-    root, inverse = (
-        (ones, ones) if not scaled else roots(row_gram(op) / op.num_measurements, "row", "D^2", "scaled=False")
-    )
+    root, inverse = (ones, ones) if not scaled else roots(row_moment(op), "row", "D^2", "scaled=False")
     return op, jnp.asarray(targets), Exact() if misfit is None else misfit, root, inverse
 
 

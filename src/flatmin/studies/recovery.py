@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from flatmin._core import Solution
 from flatmin.problems import PlantedProblem
-from flatmin.solvers import AbstractProgram, solve, solve_batch
+from flatmin.solvers import AbstractProgram, solve, solve_batch, value_on_host
 
 COARSE, FINE = 1e-4, 1e-9
 """Relative gaps: the first asked for, and the one for what the first leaves open."""
@@ -61,8 +61,7 @@ def decide(
     Returns:
         The verdict.
     """
-    misses = program.measurements.forward(planted.truth) - program.targets
-    known = float(program.norm(planted.truth) + program.misfit.value(misses))
+    known = value_on_host(program, planted.truth) if host else _value(program, planted)
     attempt = functools.partial(_on_host if host else _compiled, program, iterations)
 
     def judge(solution: Solution) -> Verdict:
@@ -74,6 +73,11 @@ def decide(
 
     first = judge(attempt(COARSE, math.nan))
     return judge(attempt(FINE, known)) if math.isnan(first.recovered) else first
+
+
+def _value(program: AbstractProgram, planted: PlantedProblem) -> float:
+    misses = program.measurements.forward(planted.truth) - program.targets
+    return float(program.norm(planted.truth) + program.misfit.value(misses))
 
 
 def _on_host(program: AbstractProgram, iterations: int, tolerance: float, below: float) -> Solution:

@@ -11,6 +11,9 @@ from flatmin.experiments.recovery.spec import CONVEX, LARGE, Recovery
 from flatmin.measurements import AbstractMeasurements, EntryMeasurements, LowRankMeasurements, take
 from flatmin.solvers.large import large_completion, largest_penalty
 
+TINY = 0.01
+"""Penalties below this share of the one that gives zero fit the noise, by many directions, and take long."""
+
 MOST_DENSE = 1_000_000
 """Cells of the largest matrix whose singular values an iteration decomposes."""
 
@@ -27,6 +30,7 @@ class Prepared:
         held_targets: their targets.
         notes: what a reader must know, in sentences.
         offset: what was taken out of the targets, and belongs to every entry of the answer.
+        warnings: what a user should hear before a long computation, in sentences.
     """
 
     data: RecoveryData
@@ -36,6 +40,7 @@ class Prepared:
     held_targets: np.ndarray | None
     notes: tuple[str, ...]
     offset: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     @property
     def restored(self) -> "Prepared":
@@ -87,9 +92,10 @@ def prepare(data: RecoveryData, spec: Recovery) -> Prepared:
     if isinstance(op, EntryMeasurements):
         notes += _unseen(data, op, spec)
     if by_factors(spec, op) and spec.penalty is None and spec.radius is None:
+        shifted = targets - targets.mean() if spec.centre else targets
         raise UsageError(
             f"penalty: a matrix of {op.matrix_shape[0]} x {op.matrix_shape[1]} is completed by factors, which fit with "
-            f"noise; give --penalty (lambda; about {_vanishing(op, targets, spec):.3g} gives zero, a third of it is a "
+            f"noise; give --penalty (lambda; about {_vanishing(op, shifted, spec):.3g} gives zero, a third of it is a "
             "start) or --radius (the norm of the noise)"
         )
     offset = 0.0
@@ -103,7 +109,27 @@ def prepare(data: RecoveryData, spec: Recovery) -> Prepared:
         if spec.method == "label-noise":
             raise UsageError("targets: all are zero, which leaves label noise no scale; use --method nuclear")
         notes.append("All targets are zero, and so is the answer.")
-    return Prepared(data, op, targets, held, held_targets, tuple(notes), offset)
+    warnings = _warnings(op, targets, spec)
+    return Prepared(data, op, targets, held, held_targets, (*notes, *warnings), offset, warnings)
+
+
+def _warnings(op: AbstractMeasurements, targets: np.ndarray, spec: Recovery) -> tuple[str, ...]:
+    if not by_factors(spec, op):
+        if spec.max_time is not None:
+            raise UsageError("max_time: applies where factors are fitted (large matrices); use --max-iterations")
+        return ()
+    if spec.penalty is None or not targets.any():
+        return ()
+    zero = _vanishing(op, targets, spec)
+    if spec.penalty >= TINY * zero:
+        return ()
+    limit = "--max-time stops it" if spec.max_time is None else f"it stops after {spec.max_time:g} s"
+    sentence = (
+        f"The penalty {spec.penalty:.3g} is {spec.penalty / zero:.1g} of {zero:.3g}, from which on the answer is zero. "
+        f"It fits the noise too, by factors of high rank, and may take many minutes; {limit} with what is reached. A "
+        f"third of {zero:.3g} is a start."
+    )
+    return (sentence,)
 
 
 def _vanishing(op: AbstractMeasurements, targets: np.ndarray, spec: Recovery) -> float:
@@ -112,7 +138,6 @@ def _vanishing(op: AbstractMeasurements, targets: np.ndarray, spec: Recovery) ->
         raise TypeError(op)
     weighting = "flat" if spec.method == "flat" else "plain"
     rows, cols = np.asarray(op.rows), np.asarray(op.cols)
-    targets = targets - targets.mean() if spec.centre else targets
     return largest_penalty(
         large_completion(rows, cols, targets, op.shape, penalty=1.0, weighting=weighting, reduce=True)
     )

@@ -114,7 +114,12 @@ def _by_factors(spec: Recovery, prepared: Prepared) -> Solution:
         reduce=spec.reduce,
     )
     found = complete(
-        problem, tolerance=spec.tolerance, max_sweeps=spec.max_iterations or 1, seed=spec.seed, throw=False
+        problem,
+        tolerance=spec.tolerance,
+        max_sweeps=spec.max_iterations or 1,
+        max_seconds=spec.max_time,
+        seed=spec.seed,
+        throw=False,
     )
     values = found.singular_values
     return Solution(

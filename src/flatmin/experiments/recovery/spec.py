@@ -53,6 +53,9 @@ class Recovery(RunSpec):
         None, origin="ours", description="fraction of the targets held back to measure the error", gt=0, lt=1
     )
     max_iterations: int | None = setting(None, origin="ours", description="limit of the convex solver", ge=1)
+    max_time: float | None = setting(
+        None, origin="ours", description="limit of the convex solver in seconds, where factors are fitted", gt=0
+    )
     depth: int | None = setting(None, origin="ours", description="number of factors (label noise)", ge=2)
     noise: float | None = setting(
         None, origin="ours", description="label noise, in units of the root mean square target", ge=0
@@ -80,6 +83,7 @@ def recovery_spec(
     tolerance: float | None = None,
     holdout: float | None = None,
     max_iterations: int | None = None,
+    max_time: float | None = None,
     depth: int | None = None,
     noise: float | None = None,
     steps: int | None = None,
@@ -103,6 +107,7 @@ def recovery_spec(
         tolerance: default 1e-8 up to 40,000 entries, else 1e-3; label noise 1e-3.
         holdout: fraction of the targets to hold back.
         max_iterations: for `flat` and `nuclear`; default 5000.
+        max_time: for `flat` and `nuclear` where factors are fitted: seconds; default no limit.
         depth: for `label-noise`; default 3.
         noise: for `label-noise`; default 1.
         steps: for `label-noise`; default 40,000.
@@ -126,6 +131,10 @@ def recovery_spec(
     if tolerance is not None and not 0 < tolerance < 1:
         raise UsageError(f"tolerance: got {tolerance}, expected a number between 0 and 1, ends excluded")
     _at_least("max_iterations", max_iterations, 1)
+    if max_time is not None and not 0 < max_time < float("inf"):
+        raise UsageError(f"max_time: got {max_time}, expected a positive finite number of seconds")
+    if max_time is not None and (method not in CONVEX or (penalty is None and radius is None)):
+        raise UsageError("max_time: applies to --method flat and nuclear with --penalty or --radius; leave it out")
     _at_least("depth", depth, 2)
     _at_least("noise", noise, 0)
     _at_least("steps", steps, 20)
@@ -160,6 +169,7 @@ def recovery_spec(
         tolerance=default if tolerance is None else tolerance,
         holdout=holdout,
         max_iterations=max_iterations,
+        max_time=max_time,
         seed=seed,
         **training,  # type: ignore[arg-type]
     )

@@ -70,6 +70,7 @@ def complete(
     tolerance: float = 1e-4,
     max_sweeps: int = 500,
     max_rank: int | None = None,
+    max_seconds: float | None = None,
     start: FactoredSolution | None = None,
     seed: int = 0,
     progress: Watch | None = None,
@@ -89,6 +90,8 @@ def complete(
         max_sweeps: limit of the sweeps in total.
         max_rank: most columns of the factors; default: min(d1, d2). A limit below the rank of the solution
             leaves a gap, which is reported.
+        max_seconds: stop at the first sweep after so many seconds, with the certificate of what was reached; the
+            result then depends on the machine. Default: no limit.
         start: a solution of a problem with the same shape to start from, for example at a larger penalty.
         seed: of the first directions and of the random starts that the spectral bound relies on.
         progress: called after each sweep.
@@ -100,16 +103,18 @@ def complete(
     Cost: memory `28 m + 100 (d1 + d2) k` bytes about; a sweep of 10 million entries at k = 10 takes about a second.
 
     Raises:
-        UsageError: for a tolerance, a limit or a rank that is not positive, or a start of another shape.
+        UsageError: for a tolerance, a limit, a time or a rank that is not positive, or a start of another shape.
         JobError: if `throw` and the tolerance was not reached.
     """
     check_positive("tolerance", tolerance)
     check_positive("max_sweeps", max_sweeps)
-    if max_rank is not None:
-        check_positive("max_rank", max_rank)
+    for name, value in (("max_rank", max_rank), ("max_seconds", max_seconds)):
+        if value is not None:
+            check_positive(name, value)
     if start is not None and start.shape != problem.shape:
         raise UsageError(f"start: got a solution of shape {start.shape}, expected {problem.shape}")
-    run = _Run(problem, tolerance, int(max_sweeps), min(max_rank or min(problem.shape), *problem.shape), seed, progress)
+    max_rank = min(max_rank or min(problem.shape), *problem.shape)
+    run = _Run(problem, tolerance, int(max_sweeps), max_rank, max_seconds, seed, progress)
     right = run.first_factor(start)
     if problem.radius is None:
         scaled = (problem.penalty or 0.0) / problem.scale
@@ -155,14 +160,26 @@ class _Run:
         tolerance: float,
         max_sweeps: int,
         max_rank: int,
+        max_seconds: float | None,
         seed: int,
         progress: Watch | None,
     ):
+        self.max_seconds = math.inf if max_seconds is None else max_seconds
         self.problem, self.tolerance, self.max_sweeps, self.max_rank = problem, tolerance, max_sweeps, max_rank
         self.rng, self.progress, self.began = np.random.default_rng([seed, 7]), progress, time.perf_counter()
         self.by_row, self.by_col = sides(problem)
         self.sweeps, self.checks, self.gap, self.capped = 0, 0, math.inf, False
         self.total = float(problem.values @ problem.values)
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is over."""
+        return time.perf_counter() - self.began > self.max_seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether any limit is reached."""
+        return self.late or self.sweeps >= self.max_sweeps
 
     def first_factor(self, start: FactoredSolution | None) -> np.ndarray:
         """The right factor to start from: that of a solution, or leading directions of the weighted data."""
@@ -180,7 +197,7 @@ class _Run:
     def approach(self, right: np.ndarray, penalty: float) -> np.ndarray:
         """Come down to a small penalty in steps: larger ones find the rank in fewer sweeps."""
         stage = NEAR_ZERO * _largest(self.problem, self.rng)
-        while stage > penalty / STAGE and self.sweeps < self.max_sweeps:
+        while stage > penalty / STAGE and not self.over:
             found, _ = self.solve(right, stage, STAGE_TOLERANCE)
             keep = found.singular_values > STAGE_TOLERANCE * found.singular_values[:1]
             right = found.right[:, keep] if keep.any() else right
@@ -196,7 +213,7 @@ class _Run:
             steps.sweep()
             since += 1
             self._tell(steps.objective, penalty, steps.rank)
-            over = self.sweeps >= self.max_sweeps
+            over = self.over
             settled = steps.change <= 1e-13
             if since < check and not over and not settled:
                 continue
@@ -208,7 +225,7 @@ class _Run:
             if certificate.gap <= tolerance:
                 return certificate, Outcome.converged
             if over:
-                return best, Outcome.max_iterations
+                return best, Outcome.max_time if self.late else Outcome.max_iterations
             grown = _grown(self, certificate, penalty, tolerance)
             if grown is not None:
                 steps.restart(grown)

@@ -4,7 +4,8 @@ The instances of a trial are nested: the same truth, seen through more and more 
 are drawn once for the largest, the others are cut from it on the host, so that no shape costs a compilation.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -53,12 +54,22 @@ def instances(
 def _truth(problem: Problem, key: Key[Array, ""], dimension: int, rank: int) -> np.ndarray:
     if problem not in ("network", "covariance"):
         return np.asarray(low_rank_matrix(key, (dimension, dimension), rank))
-    units = np.asarray(jax.random.normal(key, (dimension, rank)))
+    units = _drawn(jax.random.normal, key, (dimension, rank))
     signs = np.ones(rank)
     if problem == "network":
         signs[rank - rank // 2 :] = -1
     matrix = (units * signs) @ units.T
     return matrix / np.linalg.norm(matrix)
+
+
+def _drawn(sample: Callable[..., Array], key: Key[Array, ""], shape: tuple[int, ...]) -> np.ndarray:
+    """`sample(key, shape)`, cut from the next power of four: a few compilations for all sizes.
+
+    Entry i of a draw depends on the key and i alone, so that these are the bits of the exact shape.
+    """
+    size = math.prod(shape)
+    room = 4 ** max(5, math.ceil(math.log(size, 4)))
+    return np.asarray(sample(key, (room,)))[:size].reshape(shape)
 
 
 def _measured(
@@ -67,17 +78,17 @@ def _measured(
     """Measurements and what they see, for each amount."""
     d, most = len(truth), round(max(amounts))
     if problem == "completion":
-        draws = np.asarray(jax.random.uniform(key, (d, d)))
+        draws = _drawn(jax.random.uniform, key, (d, d))
         for share in amounts:
             rows, cols = np.nonzero(draws < share)
             yield entries(jnp.asarray(rows), jnp.asarray(cols), (d, d)), truth[rows, cols]
     elif problem == "sensing":
-        tensor = np.asarray(jax.random.normal(key, (most, d, d)))
+        tensor = _drawn(jax.random.normal, key, (most, d, d))
         seen = tensor.reshape(most, -1) @ truth.reshape(-1)
         for count in map(round, amounts):
             yield DenseMeasurements(jnp.asarray(tensor[:count])), seen[:count]
     else:
-        sides = np.asarray(jax.random.normal(key, (2, most, d)))
+        sides = _drawn(jax.random.normal, key, (2, most, d))
         left, right = sides[0], sides[1] if problem == "bilinear" else sides[0]
         seen = np.einsum("ia,ab,ib->i", left, truth, right, optimize=True)
         for count in map(round, amounts):
