@@ -231,6 +231,7 @@ def test_other_sources_are_refused_for_tasks_they_do_not_fit(tmp_path, capsys):
         assert text in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_tiny_penalty_is_warned_of_and_stopped(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("flatmin.experiments.recovery.prepared.LARGE", 1000)
     monkeypatch.setattr("flatmin.report.render_run", lambda run, folder: (folder / "report.html").write_text(run.id))
