@@ -204,7 +204,8 @@ def test_robust_pursuit_finds_the_errors():
     assert solution.gap < 1e-12
 
 
-@pytest.mark.parametrize("name", ["trace", pytest.param("nuclear", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["trace", "nuclear"])
 def test_gross_errors_in_measurements_are_found(name):
     rng = np.random.default_rng(1)
     if name == "trace":

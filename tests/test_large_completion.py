@@ -214,6 +214,20 @@ def test_progress_is_told():
     np.testing.assert_allclose(told[-1].objective, found.primal_value, rtol=1e-2)
 
 
+def test_the_end_of_time_is_told_with_the_gap_reached():
+    _, rows, cols, values = instance(0)
+    task = large.large_completion(rows, cols, values, SHAPE, penalty=0.1)
+    late = large.complete(task, max_seconds=1e-9, throw=False)
+    assert late.outcome is Outcome.max_time
+    assert late.sweeps == 1
+    assert late.gap > 1e-4
+    done = large.complete(task, max_seconds=60.0)
+    assert late.dual_value <= done.primal_value * (1 + 1e-9)
+    assert late.primal_value >= done.dual_value * (1 - 1e-9)
+    with pytest.raises(JobError, match="the end of time was reached before the tolerance; raise max_time"):
+        large.complete(task, max_seconds=1e-9)
+
+
 # ---- the spectral bound --------------------------------------------------------------------------------------------
 
 
@@ -369,6 +383,7 @@ def test_bad_settings_of_the_solve_are_one_sentence():
         ({"tolerance": 0.0}, "tolerance: got 0.0"),
         ({"max_sweeps": 0}, "max_sweeps: got 0"),
         ({"max_rank": 0}, "max_rank: got 0"),
+        ({"max_seconds": 0.0}, "max_seconds: got 0.0"),
     ):
         with pytest.raises(UsageError, match=text):
             large.complete(task, **settings)

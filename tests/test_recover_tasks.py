@@ -231,23 +231,25 @@ def test_other_sources_are_refused_for_tasks_they_do_not_fit(tmp_path, capsys):
         assert text in capsys.readouterr().err
 
 
-def test_a_tiny_penalty_is_warned_of_and_stopped(tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(220, 200))
-    values[rng.random(values.shape) < 0.5] = np.nan
-    np.savez(tmp_path / "noise.npz", Y=values)
-    command = ["recover", str(tmp_path / "noise.npz"), "--penalty", "1e-3", "--max-time", "0.01"]
+@pytest.mark.long
+def test_a_tiny_penalty_is_warned_of_and_stopped(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("flatmin.experiments.recovery.prepared.LARGE", 1000)
+    monkeypatch.setattr("flatmin.report.render_run", lambda run, folder: (folder / "report.html").write_text(run.id))
+    noise = np.random.default_rng(0).normal(size=(40, 30))
+    seen = np.random.default_rng(1).random(noise.shape) < 0.5
+    file = write_csv(tmp_path / "noise.csv", noise, seen)
+    command = ["recover", str(file), "--penalty", "1e-6", "--max-time", "1e-6"]
     assert main([*command, "--out", str(tmp_path / "runs")]) == 1
     said = capsys.readouterr().err
-    assert re.search(r"Warning: The penalty 0.001 is .* of .*, from which on the answer is zero.* after 0.01 s", said)
+    assert re.search(r"Warning: The penalty 1e-06 is .* of .*, from which on the answer is zero.* after 1e-06 s", said)
     assert "the end of time was reached before the tolerance; raise max_time" in said
     assert "the gap reached is" in said
     assert main([*command[:2], "--max-time", "-1", "--penalty", "1"]) == 2
     assert "max_time: got -1.0, expected a positive finite number of seconds" in capsys.readouterr().err
     assert main([*command[:2], "--max-time", "1"]) == 2
     assert "max_time: applies to --method flat and nuclear with --penalty or --radius" in capsys.readouterr().err
-    np.savez(tmp_path / "small.npz", Y=values[:20])
-    assert main(["recover", str(tmp_path / "small.npz"), "--penalty", "1", "--max-time", "1"]) == 2
+    small = write_csv(tmp_path / "small.csv", noise[:20], np.ones((20, 30), bool))
+    assert main(["recover", str(small), "--penalty", "1", "--max-time", "1"]) == 2
     assert "max_time: applies where factors are fitted" in capsys.readouterr().err
 
 

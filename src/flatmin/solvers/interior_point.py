@@ -144,9 +144,13 @@ def _with_l1(
                 tolerance=AIM * tolerance,
                 max_steps=max_iterations,
             )
-    certificates = [certify(program, plain.leave(jnp.asarray(X)), jnp.asarray(y)) for X, y in reversed(points)]
-    good = [c for c in certificates if c.residual <= RESIDUAL and c.gap <= tolerance]
-    best = good[0] if good else min(certificates, key=lambda c: (c.residual > RESIDUAL, c.gap))
+    certificates, good = [], False
+    for X, y in reversed(points):
+        certificates.append(certify(program, plain.leave(jnp.asarray(X)), jnp.asarray(y)))
+        good = certificates[-1].residual <= RESIDUAL and certificates[-1].gap <= tolerance
+        if good:
+            break
+    best = certificates[-1] if good else min(certificates, key=lambda c: (c.residual > RESIDUAL, c.gap))
     proof = None if good else _separating(program, jnp.asarray(points[0][1]))
     if not good and proof is None and isinstance(misfit, L1Ball):
         proof = l1_contradiction(np.asarray(materialise(program.measurements)), targets, float(misfit.radius))
@@ -158,7 +162,7 @@ def _with_l1(
         method="InteriorPoint",
         iterations=steps,
         shortfall=Outcome.max_iterations if steps >= max_iterations else Outcome.stalled,
-        stats={"polished": best is not certificates[-1], "seconds": {"total": time.perf_counter() - began}},
+        stats={"polished": good and len(certificates) < len(points), "seconds": {"total": time.perf_counter() - began}},
     )
 
 
