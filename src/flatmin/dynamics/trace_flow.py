@@ -289,9 +289,8 @@ def trace_flow(
         error /= rtol * float(tree_norm(point))
         factor = min(4.0, max(0.2, 0.8 * error ** (-1 / 3))) if error > 0 else 4.0
         lower = math.nan if new is None else float(_value(trace, new.params))
-        if not lower <= path[-1][1] * (
-            1 + RISE * rtol
-        ):  # the flow only falls: where the set is singular, a step may not
+        # the flow only falls; where the set is singular, a step may not
+        if not lower <= path[-1][1] + RISE * rtol * abs(path[-1][1]):
             factor, error = 0.25, math.inf
         if new is None or not error <= 1:
             rejected, step = rejected + 1, taken * (factor if math.isfinite(error) else 0.25)
@@ -343,7 +342,7 @@ class _Progress:
 
     def add(self, trace: float, share: float) -> None:
         """After an accepted step."""
-        falls = trace < self._trace * (1 - ROUNDING) or share < 0.9 * self._share
+        falls = trace < self._trace - ROUNDING * abs(trace) or share < 0.9 * self._share
         self._since = 0 if falls else self._since + 1
         self._trace, self._share = min(self._trace, trace), min(self._share, share)
 
