@@ -10,7 +10,7 @@ import numpy as np
 import flatmin as fm
 from benchmarks._table import Row, Table
 from flatmin.dynamics import LabelNoiseSGD, Piecewise, Record, train
-from flatmin.dynamics.zero_loss import retract
+from flatmin.dynamics.zero_loss import formed_kernel, kernel_inverse, retract
 from flatmin.interpolators import label_noise_time
 from flatmin.interpolators.flow import TraceOf, with_kept_moments
 from flatmin.parameterizations import Gaussian
@@ -49,9 +49,14 @@ def _sgd(problem: RecoveryProblem, params, phases) -> tuple[np.ndarray, np.ndarr
     ends = np.cumsum([n for n, _ in phases])
     rule = LabelNoiseSGD(Piecewise(ends[:-1].tolist(), [eta for _, eta in phases]), BATCH, 1.0)
     total = int(ends[-1])
-    record = Record(lambda point: point, every=max(1, total // 100))
+    record = Record(lambda point: point, every=max(1, total // 50))
     run = train(light[0], rule, light[1], steps=total, key=jax.random.key(3), records={"point": record})
-    trace_on_set = eqx.filter_jit(lambda trace, point: trace(retract(problem.residual, point).params))
+
+    @eqx.filter_jit
+    def trace_on_set(trace, point):
+        inverse = kernel_inverse(formed_kernel(problem.residual, point))
+        return trace(retract(problem.residual, point, inverse=inverse).params)
+
     kept = TraceOf(RecoveryProblem(with_kept_moments(problem.measurements), problem.parameterization, problem.targets))
     stretch = 2_000
     seconds = []

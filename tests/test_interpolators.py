@@ -287,10 +287,15 @@ def test_derivatives_of_the_model_are_those_of_automatic_differentiation():
             M = w @ M
         return jnp.asarray(model.rows) @ M.ravel() - jnp.asarray(model.targets)
 
-    assert at.trace == pytest.approx(float(jax.jit(trace)(flat)), rel=1e-12)
-    np.testing.assert_allclose(at.gradient, jax.jit(jax.grad(trace))(flat), rtol=1e-10, atol=1e-9)
-    np.testing.assert_allclose(at.jacobian, jax.jit(jax.jacobian(residuals))(flat), atol=1e-9)
-    H = np.asarray(jax.jit(jax.hessian(lambda v: trace(v) - y @ residuals(v)))(flat))
+    @jax.jit
+    def everything(v):  # one compilation
+        hessian = jax.hessian(lambda u: trace(u) - y @ residuals(u))(v)
+        return *jax.value_and_grad(trace)(v), jax.jacobian(residuals)(v), hessian
+
+    value, gradient, jacobian, H = (np.asarray(x) for x in everything(flat))
+    assert at.trace == pytest.approx(float(value), rel=1e-12)
+    np.testing.assert_allclose(at.gradient, gradient, rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(at.jacobian, jacobian, atol=1e-9)
     np.testing.assert_allclose(at.hessian(y, np.eye(len(flat))), H, atol=1e-10 * np.abs(H).max())
     loss = float(jnp.sum((op.forward(jnp.asarray(product(at.factors))) - targets) ** 2))
     assert np.sum(model.residuals(at.factors) ** 2) == pytest.approx(loss, rel=1e-12)
@@ -396,7 +401,7 @@ def test_escape_is_dual_feasibility_at_depth_two():
 
 def test_depth_two_is_the_convex_programme():
     problem = matrix_sensing(KEY(22), (5, 4), 1, 9, depth=2).problem
-    found = flattest(problem, key=KEY(0), starts=("nuclear", "random"))
+    found = flattest(problem, key=KEY(0), starts=("random",))  # that of nuclear norms has its test at depth 3
     exact = solve(MinScaledNuclearNorm(problem.measurements, problem.targets))
     assert found.outcome is Outcome.converged
     assert found.lower_kind == "convex programme"
