@@ -16,8 +16,16 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# it stays: names of the package and rooms that no name leads to are imported, and then checked, when first used
-_hook = install_import_hook("flatmin", "typecheck.checked")
+# no name of the package leads to these rooms: they are imported, and then checked, when a test first needs them
+_hook = install_import_hook(
+    ["flatmin.storage", "flatmin.studies", "flatmin.experiments.study_report"], "typecheck.checked"
+)
+with install_import_hook("flatmin", "typecheck.checked"):
+    import flatmin
+
+    # names of the package are looked up when first used: have every room checked
+    for _name in dir(flatmin):
+        getattr(flatmin, _name)
 
 
 @pytest.fixture

@@ -33,25 +33,21 @@ def counted(seed, x=0, folder=""):
 
 
 def deadly(seed, x=0, folder=""):
-    """Kills its process: always at x = 2, once at x = 4."""
+    """Prints, kills its process (always at x = 2, once at x = 4), raises at x = 5."""
+    print("hello", x, flush=True)
+    os.write(1, b"raw\n")
     mark = pathlib.Path(folder) / f"dead-{x}"
     if x == 2 or (x == 4 and not mark.exists()):
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if x == 5:
+        raise RuntimeError("five")
     return x
 
 
 def slow(seed, x=0, seconds=0.05):
     time.sleep(seconds)
     return x + seed
-
-
-def loud(seed, x=0):
-    print("hello", x, flush=True)
-    os.write(1, b"raw\n")
-    if x == 5:
-        raise RuntimeError("five")
-    return x
 
 
 def dataset_cell(x, folder, checkpoint, progress):

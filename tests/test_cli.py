@@ -384,6 +384,18 @@ def test_reproduce_computes_once_and_prints_the_claims(tmp_path, toy, capsys):
     assert "1 claim(s) do not hold: tiny" in capsys.readouterr().err
 
 
+def test_reproduce_in_shares(tmp_path, toy, capsys):
+    out = ["--out", str(tmp_path / "runs")]
+    assert main(["reproduce", "toy", "--shard", "2/2", *out]) == 0
+    assert "1 of 3 pieces are finished" in capsys.readouterr().out
+    assert main(["runs", *out]) == 0
+    assert "failed" not in capsys.readouterr().out
+    assert main(["reproduce", "toy", "--shard", "1/2", *out]) == 0
+    assert "1 of 2 claims hold." in capsys.readouterr().out
+    assert sorted(toy) == [0, 1, 2]
+    assert "expected i/n" in refused(capsys, ["reproduce", "toy", "--shard", "3/2", *out])
+
+
 def test_runs_and_report(tmp_path, toy, capsys):
     out = ["--out", str(tmp_path)]
     for size in ([], ["--quick"]):

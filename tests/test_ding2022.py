@@ -1,5 +1,6 @@
 """The third paper at reduced size: verdicts by proof, transitions, claims that hold and that fail on exchanged data."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -161,3 +162,31 @@ def test_degrees_of_freedom_by_the_rank_of_the_tangent_space():
 
     assert tangent(lambda L, R: L @ R.T, L, R) == degrees_of_freedom("sensing", d, r)
     assert tangent(lambda U: U @ U.T, L) == degrees_of_freedom("covariance", d, r)
+
+
+@pytest.mark.long
+def test_cells_in_processes_give_the_same_bytes(tmp_path):
+    """The column of a diagram, robust PCA and a depth: in this process, and in two beside it."""
+    from flatmin.experiments.cells import Context
+    from flatmin.storage.sealed import unseal
+
+    spec = SIZES["quick"](0)
+    update = {"trials": 1}
+    diagrams = spec.diagrams.model_copy(
+        update={p: getattr(spec.diagrams, p).model_copy(update=update | {"dimensions": (8,)}) for p in PROBLEMS}
+    )
+    small = spec.model_copy(
+        update={
+            "diagrams": diagrams,
+            "robust": spec.robust.model_copy(update=update | {"ranks": spec.robust.ranks[:1]}),
+            "depths": spec.depths.model_copy(update=update | {"depths": spec.depths.depths[:1]}),
+        }
+    )
+    payloads = []
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        with contextlib.suppress(Exception):  # the figures need more dimensions; the cells are all there
+            ding2022.compute(small, Context(folder, workers=workers))
+        payloads.append({path.name: bytes(unseal(path.read_bytes())[1]) for path in folder.glob("*.cell")})
+    assert len(payloads[0]) == 7
+    assert payloads[0] == payloads[1]

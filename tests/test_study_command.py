@@ -125,7 +125,7 @@ def test_the_job_script_runs_as_an_array(capsys, tmp_path, monkeypatch):
     (tmp_path / "a folder").mkdir()
     monkeypatch.chdir(tmp_path / "a folder")
     pathlib.Path("tiny.toml").write_text(TINY)
-    said(capsys, "run", "tiny.toml", "--slurm", "3")
+    said(capsys, "run", "tiny.toml", "--slurm", "2")
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "flatmin").write_text(
@@ -144,8 +144,8 @@ def test_the_job_script_runs_as_an_array(capsys, tmp_path, monkeypatch):
     done = subprocess.run(["sbatch", "tiny.sbatch"], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     logs = sorted(pathlib.Path("studies/tiny/logs").iterdir())
-    assert [path.name for path in logs] == ["1.log", "2.log", "3.log"]
-    assert "30 cells computed, 60 found" in logs[2].read_text()
+    assert [path.name for path in logs] == ["1.log", "2.log"]
+    assert "45 cells computed, 45 found" in logs[1].read_text()
     content = find_store(pathlib.Path("studies/tiny")).read()
     assert content.count(1) == 90
 
