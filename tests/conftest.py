@@ -1,6 +1,7 @@
 """Tests run in float64, with strict promotion of ranks and checked shapes."""
 
 import os
+import pathlib
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 # most of the suite's time is compilation, and the older emitters compile twice as fast; the oldest dependencies are
@@ -26,6 +27,18 @@ with install_import_hook("flatmin", "typecheck.checked"):
     # names of the package are looked up when first used: have every room checked
     for _name in dir(flatmin):
         getattr(flatmin, _name)
+
+
+PROGRAMS = pathlib.Path("/proc/self/maps")
+"""Where Linux lists what is mapped: about six lines a compiled program, and a process may have 65,530."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Compiled programs are let go once there are many: a process of the suite would abort at about ten thousand."""
+    yield
+    if PROGRAMS.exists() and PROGRAMS.read_bytes().count(b"\n") > 15_000:
+        jax.clear_caches()
 
 
 @pytest.fixture

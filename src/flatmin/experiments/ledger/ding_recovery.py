@@ -67,7 +67,7 @@ def robust_flat(rng: Generator, count: int, *, point: str) -> Batch:
     "< 1e-6",
     kind="probability",
     families=(family("12x12, 4 wrong entries", 40, quick=30),),
-    note="at 8x8 with 3 wrong entries 34 of 40 are recovered: too small for the statement",
+    note="the size was raised after 8x8 with 3 wrong entries, where 34 of 40 were recovered and it would not hold",
 )
 def robust_recovery(rng: Generator, count: int) -> Batch:
     """Planted decompositions."""
