@@ -3,7 +3,7 @@
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import create_model
@@ -104,9 +104,9 @@ def _rows(study: Study) -> dict[str, tuple[str, str]]:
     }
 
 
-def _few(values: object) -> str:
-    listed = list(values[:5])  # type: ignore[index]
-    more = len(values) - 5  # type: ignore[arg-type]
+def _few(values: Sequence[object]) -> str:
+    listed = list(values[:5])
+    more = len(values) - 5
     return ", ".join(" × ".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in listed) + (
         f" and {more:,} more" if more > 0 else ""
     )
