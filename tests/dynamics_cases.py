@@ -55,7 +55,7 @@ def numpy_run(objective, params, steps, draws, rate, noise=None, momentum=0.0, d
         indices, normals = draws(k)
         shift = noise(k) * normals if noise else 0.0
         loss, gu, gv = numpy_loss_and_gradient(objective, u, v, indices, shift)
-        if not abs(loss) < 1e30:
+        if not np.isfinite(loss):
             return {"u": u, "v": v}, k + 1
         mu, mv = momentum * mu + gu + decay * u, momentum * mv + gv + decay * v
         new_u, new_v = u - rate(k) * mu, v - rate(k) * mv

@@ -449,7 +449,7 @@ def test_a_diverging_run_leaves_the_others_alone(key):
     for r, single in enumerate(singles):
         close({name: x[r] for name, x in result.params.items()}, single.params, rtol=1e-6)
         history = result.records["loss"]
-        measured = np.isfinite(history.values[r])
+        measured = ~np.isnan(history.values[r])  # the last good point may have a loss beyond all numbers
         expected = history.steps < single.divergence_step if single.divergence_step >= 0 else np.full(51, True)
         assert measured.tolist() == expected.tolist()
     assert np.isnan(result.records["n"].values[1, 1:]).all()

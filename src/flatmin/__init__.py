@@ -23,12 +23,17 @@ if _TYPE_CHECKING:
     from flatmin import theory as theory
     from flatmin._core import Estimate as Estimate
     from flatmin._core import JobError as JobError
+    from flatmin._core import Objective as Objective
     from flatmin._core import Outcome as Outcome
     from flatmin._core import Solution as Solution
     from flatmin._core import UsageError as UsageError
     from flatmin.diagnosis import diagnose as diagnose
     from flatmin.diagnosis import diagnose_quadratic as diagnose_quadratic
+    from flatmin.dynamics import GradientDescent as GradientDescent
+    from flatmin.dynamics import LabelNoiseSGD as LabelNoiseSGD
     from flatmin.dynamics import Record as Record
+    from flatmin.dynamics import gradient_flow as gradient_flow
+    from flatmin.dynamics import trace_flow as trace_flow
     from flatmin.dynamics import train as train
     from flatmin.dynamics import train_ensemble as train_ensemble
     from flatmin.flatness import hessian_trace as hessian_trace
@@ -43,6 +48,7 @@ if _TYPE_CHECKING:
     from flatmin.problems import RecoveryProblem as RecoveryProblem
     from flatmin.solvers import MinFrobenius as MinFrobenius
     from flatmin.solvers import MinNuclearNorm as MinNuclearNorm
+    from flatmin.solvers import MinScaledNuclearNorm as MinScaledNuclearNorm
     from flatmin.solvers import solve as solve
 
 __version__ = "0.1.0"
@@ -52,14 +58,16 @@ _ROOMS = {
     *("problems", "solvers", "theory"),
 }
 _HOMES = {
-    "_core": ("Estimate", "JobError", "Outcome", "Solution", "UsageError"),
+    "_core": ("Estimate", "JobError", "Objective", "Outcome", "Solution", "UsageError"),
     "diagnosis": ("diagnose", "diagnose_quadratic"),
-    "dynamics": ("Record", "train", "train_ensemble"),
+    "dynamics": (
+        *("GradientDescent", "LabelNoiseSGD", "Record", "gradient_flow", "trace_flow", "train", "train_ensemble"),
+    ),
     "flatness": ("hessian_trace", "scaled_trace", "sharpness", "spectral_density", "spectrum"),
     "interpolators": ("flattest", "follow_trace", "induced_regulariser"),
     "parameterizations": ("deep_matrix",),
     "problems": ("RecoveryProblem",),
-    "solvers": ("MinFrobenius", "MinNuclearNorm", "solve"),
+    "solvers": ("MinFrobenius", "MinNuclearNorm", "MinScaledNuclearNorm", "solve"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -14,6 +14,8 @@ from flatmin._core.errors import choose as choose
 from flatmin._core.errors import nearest as nearest
 from flatmin._core.objective import AbstractObjective as AbstractObjective
 from flatmin._core.objective import FunctionObjective as FunctionObjective
+from flatmin._core.objective import Objective as Objective
+from flatmin._core.objective import as_objective as as_objective
 from flatmin._core.outcomes import Outcome as Outcome
 from flatmin._core.results import Estimate as Estimate
 from flatmin._core.results import Result as Result

@@ -1,8 +1,12 @@
 """Moving params downhill: rules, schedules, compiled runs with records and checkpoints, ensembles."""
 
+from flatmin._core import AbstractObjective as AbstractObjective
+from flatmin._core import Objective as Objective
 from flatmin.dynamics._base import AbstractDynamics as AbstractDynamics
 from flatmin.dynamics._base import DynamicsState as DynamicsState
 from flatmin.dynamics._base import StepInfo as StepInfo
+from flatmin.dynamics._rule import AbstractBatchRule as AbstractBatchRule
+from flatmin.dynamics._rule import AbstractRule as AbstractRule
 from flatmin.dynamics._run import TrainResult as TrainResult
 from flatmin.dynamics.checkpoint import Checkpoint as Checkpoint
 from flatmin.dynamics.descent import GradientDescent as GradientDescent

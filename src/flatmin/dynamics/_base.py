@@ -74,6 +74,17 @@ class AbstractDynamics(eqx.Module):
     ) -> tuple[DynamicsState, StepInfo]:
         """One step with the random numbers of `draw`."""
 
+    def draw_steps(
+        self, key: Key[Array, ""], steps: Int[Array, " K"], objective: AbstractObjective, dtype: jnp.dtype
+    ) -> PyTree:
+        """The random numbers of consecutive steps, stacked, from the key of the run.
+
+        Step k uses `draw(fold_in(key, k))`. A rule whose steps hang together (epochs) overrides this one; what it
+        draws for a step must not depend on which steps are drawn beside it.
+        """
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, steps)
+        return jax.vmap(lambda k: self.draw(k, objective, dtype))(keys)
+
     def step(
         self, key: Key[Array, ""], objective: AbstractObjective, state: DynamicsState
     ) -> tuple[DynamicsState, StepInfo]:

@@ -43,8 +43,7 @@ def draw_chunk(
 
     def one(batched, params, key):
         dynamics, objective = eqx.combine(batched, shared)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(length))
-        return jax.vmap(lambda k: dynamics.draw(k, objective, float_dtype(params)))(keys)
+        return dynamics.draw_steps(key, first + jnp.arange(length, dtype=jnp.int32), objective, float_dtype(params))
 
     return _lift(one, runs)(batched, params, key)
 
@@ -89,7 +88,7 @@ def advance(
             state = eqx.combine(carry[0], static)
             row = jax.tree.map(lambda d: d[state.step - first], draws)
             state, info = dynamics.update(row, objective, state)
-            return eqx.filter(state, eqx.is_array), jnp.abs(info.loss) < LOSS_LIMIT
+            return eqx.filter(state, eqx.is_array), jnp.isfinite(info.loss)
 
         arrays, in_range = jax.lax.while_loop(wanted, body, (arrays, jnp.array(True)))
         state = eqx.combine(arrays, static)

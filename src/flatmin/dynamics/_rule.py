@@ -1,93 +1,163 @@
-"""What the rules share: momentum, weight decay, the step, and how a mini-batch is drawn.
+"""What the rules share: the step, momentum, weight decay, and how a mini-batch is drawn.
 
 With learning rate eta, momentum mu and weight decay lambda (both optional), for the direction g_k at W_k:
 
     v_{k+1} = mu v_k + g_k + lambda W_k,   v_0 = 0
     W_{k+1} = W_k - eta_k v_{k+1}
+
+that is, `optax.add_decayed_weights` then `optax.trace` then the step (PyTorch's SGD with the same arguments). Weight
+decay is the gradient of `(lambda/2) ||W||^2`, coupled, and not part of the reported loss.
 """
 
+import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from flatmin.dynamics._base import DynamicsState, StepInfo
-from flatmin.dynamics.schedule import check_hyperparameter, value_at
+from flatmin._core import AbstractObjective, UsageError
+from flatmin.dynamics._base import AbstractDynamics, DynamicsState, StepInfo
+from flatmin.dynamics.record import whole
+from flatmin.dynamics.schedule import AbstractSchedule, check_hyperparameter, hyperparameter, value_at
 
 Scalar = Float[Array, "..."]
 Loss = Callable[[PyTree], Float[Array, ""]]
 
 
-def check_rule(dynamics: Any) -> None:
-    """Refuse hyperparameters out of range.
+class AbstractRule(AbstractDynamics):
+    """A rule of the module's form: it says which direction to go, the rest is done here.
 
-    Args:
-        dynamics: a rule with `learning_rate`, `momentum` and `weight_decay`.
+        class SignDescent(AbstractRule):
+            def direction(self, draws, objective, state):
+                loss, gradient = equinox.filter_value_and_grad(objective.loss)(state.params)
+                return loss, jax.tree.map(jnp.sign, gradient)
+
+    An own hyperparameter is a field with `converter=hyperparameter`, read by `value_at(field, state.step, dtype)`, so
+    that it may be a number, one number per run of an ensemble, or a schedule. Draw random numbers in `draw`.
+
+    Attributes:
+        learning_rate: eta > 0, a number, an array (one per run of an ensemble) or a schedule.
+        momentum: 0 <= mu < 1, `None` for none (then no velocity is kept).
+        weight_decay: lambda >= 0, `None` for none.
 
     Raises:
-        UsageError: with the value that was got.
+        UsageError: for hyperparameters out of range.
     """
-    check_hyperparameter("learning_rate", dynamics.learning_rate, lambda x: x > 0, "positive finite value(s)")
-    check_hyperparameter("momentum", dynamics.momentum, lambda x: (x >= 0) & (x < 1), "0 <= momentum < 1")
-    check_hyperparameter("weight_decay", dynamics.weight_decay, lambda x: x >= 0, "finite value(s) >= 0")
+
+    learning_rate: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
+    momentum: Scalar | None = eqx.field(converter=hyperparameter, default=None, kw_only=True)
+    weight_decay: Scalar | None = eqx.field(converter=hyperparameter, default=None, kw_only=True)
+
+    def __check_init__(self):
+        check_hyperparameter("learning_rate", self.learning_rate, lambda x: x > 0, "positive finite value(s)")
+        check_hyperparameter("momentum", self.momentum, lambda x: (x >= 0) & (x < 1), "0 <= momentum < 1")
+        check_hyperparameter("weight_decay", self.weight_decay, lambda x: x >= 0, "finite value(s) >= 0")
+
+    @abc.abstractmethod
+    def direction(
+        self, draws: PyTree, objective: AbstractObjective, state: DynamicsState
+    ) -> tuple[Float[Array, ""], PyTree]:
+        """The loss to report, and g_k of the structure of the floating point arrays of the params."""
+
+    def draw(self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype) -> PyTree:
+        """Nothing is random."""
+        return ()
+
+    @final
+    def init(self, params: PyTree) -> DynamicsState:
+        """Step 0, with zero velocity where there is momentum."""
+        floats = eqx.filter(params, eqx.is_inexact_array)
+        velocity = None if self.momentum is None else jax.tree.map(jnp.zeros_like, floats)
+        return DynamicsState(params, jnp.zeros((), jnp.int32), velocity)
+
+    @final
+    def update(
+        self, draws: PyTree, objective: AbstractObjective, state: DynamicsState
+    ) -> tuple[DynamicsState, StepInfo]:
+        """One step of the module's rule along `direction`."""
+        value, along = self.direction(draws, objective, state)
+        floats, rest = eqx.partition(state.params, eqx.is_inexact_array)
+        velocity, decay, momentum = None, self.weight_decay, self.momentum
+        if decay is not None:
+            along = jax.tree.map(lambda g, w: g + decay.astype(w.dtype) * w, along, floats)
+        if momentum is not None:
+            along = velocity = jax.tree.map(lambda v, g: momentum.astype(v.dtype) * v + g, state.buffers, along)
+        floats = jax.tree.map(lambda w, v: w - value_at(self.learning_rate, state.step, w.dtype) * v, floats, along)
+        info = StepInfo(value, value_at(self.learning_rate, state.step, value.dtype))
+        return DynamicsState(eqx.combine(floats, rest), state.step + 1, velocity), info
 
 
-def start(momentum: Scalar | None, params: PyTree) -> DynamicsState:
-    """Step 0, with zero velocity where there is momentum.
+class AbstractBatchRule(AbstractRule):
+    """A rule that takes B samples a step: `draws` holds their indices, see `draw`.
+
+    Attributes:
+        learning_rate: eta > 0, a number, an array (one per run of an ensemble) or a schedule.
+        batch_size: B >= 1, static.
+        replacement: whether each sample of each step is drawn anew (with replacement). If not, the samples are
+            shuffled anew for each epoch of `n // B` steps and taken in that order; the `n mod B` last ones are left
+            out of that epoch.
+        momentum: 0 <= mu < 1, `None` for none.
+        weight_decay: lambda >= 0, `None` for none.
+
+    Raises:
+        UsageError: for hyperparameters out of range.
+    """
+
+    batch_size: int = eqx.field(static=True)
+    replacement: bool = eqx.field(static=True, default=True, kw_only=True)
+
+    def __check_init__(self):
+        check_batches(self.batch_size, self.replacement)
+
+    def draw_extra(self, key: Key[Array, ""], dtype: jnp.dtype) -> PyTree:
+        """Random numbers beside the batch, from the second half of the step's key; None for none."""
+        return None
+
+    def draw(self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype) -> PyTree:
+        """Indices of a batch drawn with replacement, from the first half of the key; a pair with `draw_extra`, if any.
+
+        Raises:
+            UsageError: without replacement, where a step alone has no batch.
+        """
+        if not self.replacement:
+            raise UsageError(
+                "draw: got the key of one step, but without replacement a batch depends on the whole run; use train, "
+                "or draw_steps with the run's key"
+            )
+        first, second = jax.random.split(key)
+        return _beside(draw_batch(first, self.batch_size, objective.num_samples), self.draw_extra(second, dtype))
+
+    def draw_steps(
+        self, key: Key[Array, ""], steps: Int[Array, " K"], objective: AbstractObjective, dtype: jnp.dtype
+    ) -> PyTree:
+        """The same for consecutive steps, from the run's key; the only way without replacement."""
+        if self.replacement:
+            return super().draw_steps(key, steps, objective, dtype)
+        seconds = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(key, k))[1])(steps)
+        extra = jax.vmap(lambda k: self.draw_extra(k, dtype))(seconds)
+        return _beside(shuffled_batches(key, steps, self.batch_size, objective.num_samples), extra)
+
+
+def _beside(indices: Array, extra: PyTree) -> PyTree:
+    return indices if extra is None else (indices, extra)
+
+
+def check_batches(batch_size: Any, replacement: Any) -> None:
+    """Refuse what is no way to sample.
 
     Args:
-        momentum: mu or None.
-        params: the point.
+        batch_size: B.
+        replacement: with or without.
 
-    Returns:
-        The state.
+    Raises:
+        UsageError: unless B is a whole number >= 1 and the other a truth value.
     """
-    floats = eqx.filter(params, eqx.is_inexact_array)
-    velocity = None if momentum is None else jax.tree.map(jnp.zeros_like, floats)
-    return DynamicsState(params, jnp.zeros((), jnp.int32), velocity)
-
-
-def descend(dynamics: Any, loss: Loss, state: DynamicsState) -> tuple[DynamicsState, StepInfo]:
-    """One step of the rule along the gradient of `loss`.
-
-    Args:
-        dynamics: the hyperparameters.
-        loss: what to descend.
-        state: where the step starts.
-
-    Returns:
-        The next state, and the loss where the step started.
-    """
-    value, direction = eqx.filter_value_and_grad(loss)(state.params)
-    return step_along(dynamics, value, direction, state)
-
-
-def step_along(
-    dynamics: Any, value: Float[Array, ""], direction: PyTree, state: DynamicsState
-) -> tuple[DynamicsState, StepInfo]:
-    """One step of the module's rule along a given direction g_k.
-
-    Args:
-        dynamics: the hyperparameters.
-        value: the loss to report.
-        direction: g_k, of the structure of the floating point arrays of the params.
-        state: where the step starts.
-
-    Returns:
-        The next state and the diagnostics.
-    """
-    floats, rest = eqx.partition(state.params, eqx.is_inexact_array)
-    velocity, decay, momentum = None, dynamics.weight_decay, dynamics.momentum
-    if decay is not None:
-        direction = jax.tree.map(lambda g, w: g + decay.astype(w.dtype) * w, direction, floats)
-    if momentum is not None:
-        direction = velocity = jax.tree.map(lambda v, g: momentum.astype(v.dtype) * v + g, state.buffers, direction)
-    floats = jax.tree.map(lambda w, v: w - value_at(dynamics.learning_rate, state.step, w.dtype) * v, floats, direction)
-    info = StepInfo(value, value_at(dynamics.learning_rate, state.step, value.dtype))
-    return DynamicsState(eqx.combine(floats, rest), state.step + 1, velocity), info
+    whole("batch_size", batch_size, 1)
+    if not isinstance(replacement, bool):
+        raise UsageError(f"replacement: got {replacement!r}, expected True or False; False takes whole epochs")
 
 
 def draw_batch(key: Key[Array, ""], batch_size: int, num_samples: int) -> Int[Array, " B"]:
@@ -102,6 +172,45 @@ def draw_batch(key: Key[Array, ""], batch_size: int, num_samples: int) -> Int[Ar
         int32 in every precision mode: the same key draws the same samples.
     """
     return jax.random.randint(key, (batch_size,), 0, num_samples, dtype=jnp.int32)
+
+
+_EPOCHS = 2**31
+"""Folded into the run's key for the order of samples: no step has this number, so no step shares its key."""
+
+
+def shuffled_batches(
+    key: Key[Array, ""], steps: Int[Array, " K"], batch_size: int, num_samples: int
+) -> Int[Array, "K B"]:
+    """Batches without replacement: epoch e is a permutation by the key `fold_in(fold_in(key, 2**31), e)`, cut in order.
+
+    Args:
+        key: the run's key.
+        steps: consecutive steps.
+        batch_size: B.
+        num_samples: n.
+
+    Returns:
+        int32. A function of key and step: neither of which steps are drawn together, nor of the precision mode. Cost:
+        one permutation for each epoch that the steps touch.
+
+    Raises:
+        UsageError: if B > n.
+    """
+    if batch_size > num_samples:
+        raise UsageError(
+            f"batch_size: got {batch_size}, expected at most the {num_samples} samples without replacement; take a "
+            "smaller batch, or replacement=True"
+        )
+    length = num_samples // batch_size  # steps of an epoch
+    key = jax.random.fold_in(key, jnp.uint32(_EPOCHS))
+    first = steps[0] // length
+    touched = (steps.shape[0] + length - 2) // length + 1
+    orders = jax.lax.map(
+        lambda e: jax.random.permutation(jax.random.fold_in(key, e), jnp.arange(num_samples, dtype=jnp.int32)),
+        first + jnp.arange(touched, dtype=jnp.int32),
+    )
+    places = (steps % length)[:, None] * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    return orders[(steps // length - first)[:, None], places]
 
 
 def unit(direction: PyTree) -> PyTree:

@@ -33,7 +33,7 @@ class TrainResult:
             ensemble.
         step: number of steps done at `params`.
         divergence_step: number (from 1) of the first step that could not be taken, because the loss at its
-            start was not finite or beyond 1e30, or because it made a parameter not finite; -1 for none. A
+            start was not finite, or because it made a parameter not finite; -1 for none. A
             diverged run has `step = divergence_step - 1`.
     """
 
@@ -145,13 +145,8 @@ def run(
     steps, chunk = whole("steps", steps, 0), whole("chunk", chunk, 1)
     if steps >= 2**31:
         raise UsageError(f"steps: got {steps}, expected less than 2**31, the range of the step counter")
-    _check_key(key)
-    floats = jax.tree_util.tree_leaves_with_path(eqx.filter(params, eqx.is_inexact_array))
-    if not floats:
-        raise UsageError("params: got no floating point array, expected at least one to move")
-    for path, leaf in floats:
-        check_finite(f"params{jax.tree_util.keystr(path)}", leaf)
-    params = strong(params)
+    _check_key(key, model.runs)
+    params = moving(params)
     records = dict(records or {})
     for name, record in records.items():
         if not isinstance(record, Record):
@@ -213,6 +208,33 @@ def run(
     return result.raise_if_failed() if throw else result
 
 
+def moving(params: PyTree) -> PyTree:
+    """Initial params as JAX arrays of a definite type, at least one of which moves.
+
+    Args:
+        params: a pytree; its real floating point arrays move.
+
+    Returns:
+        The same tree, see `strong`.
+
+    Raises:
+        UsageError: if nothing moves, or for arrays that are complex, not finite, or no numbers.
+    """
+    params = strong(params)
+    floats = jax.tree_util.tree_leaves_with_path(eqx.filter(params, eqx.is_inexact_array))
+    if not floats:
+        raise UsageError("params: got no floating point array, expected at least one to move; write 1.0 for 1")
+    for path, leaf in floats:
+        name = f"params{jax.tree_util.keystr(path)}"
+        if jnp.iscomplexobj(leaf):  # JAX's gradient is the conjugate of the direction that a complex number has to go
+            raise UsageError(
+                f"{name}: got {leaf.dtype}, expected real numbers; write it as two real arrays, re and im, and build "
+                "re + 1j * im inside the loss"
+            )
+        check_finite(name, leaf)
+    return params
+
+
 def strong(tree: PyTree) -> PyTree:
     """Arrays of `tree` as JAX arrays of a definite type, so that the loop is traced once.
 
@@ -224,15 +246,23 @@ def strong(tree: PyTree) -> PyTree:
     """
 
     def definite(leaf: Any) -> Any:
-        return jnp.asarray(leaf, dtype=leaf.dtype) if eqx.is_array(leaf) or isinstance(leaf, np.ndarray) else leaf
+        if not (eqx.is_array(leaf) or isinstance(leaf, np.ndarray)):
+            return leaf
+        try:
+            return jnp.asarray(leaf, dtype=leaf.dtype)
+        except TypeError as error:  # dates, objects, text
+            raise UsageError(f"params: got an array of {leaf.dtype}, expected arrays of real numbers") from error
 
     return jax.tree.map(definite, tree)
 
 
-def _check_key(key: Any) -> None:
+def _check_key(key: Any, runs: int | None) -> None:
+    argument = "key" if runs is None else "keys"
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         got = getattr(key, "dtype", type(key).__name__)
-        raise UsageError(f"key: got {got}, expected a typed key; write jax.random.key(0)")
+        raise UsageError(f"{argument}: got {got}, expected a typed key; write jax.random.key(0)")
+    if runs is None and key.shape != ():
+        raise UsageError(f"key: got {key.shape[0]} keys, expected one; use train_ensemble for many runs")
 
 
 def _advance(

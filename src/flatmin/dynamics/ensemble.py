@@ -1,6 +1,6 @@
 """Many runs in one compilation: seeds, step sizes, starting points, data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from flatmin._core import AbstractObjective, UsageError
+from flatmin._core import AbstractObjective, UsageError, as_objective
 from flatmin.dynamics._base import AbstractDynamics, SharedFunction
 from flatmin.dynamics._run import Model, Progress, TrainResult, run, strong
 from flatmin.dynamics.checkpoint import Checkpoint
@@ -40,9 +40,25 @@ def run_axes(dynamics: AbstractDynamics) -> PyTree[bool]:
     return jax.tree.map(mask, dynamics, is_leaf=lambda leaf: isinstance(leaf, AbstractSchedule | SharedFunction))
 
 
+def check_dynamics(dynamics: Any) -> None:
+    """Refuse what is no rule.
+
+    Args:
+        dynamics: what was given as one.
+
+    Raises:
+        UsageError: with what was got.
+    """
+    if not isinstance(dynamics, AbstractDynamics):
+        got = dynamics.__name__ if isinstance(dynamics, type) else type(dynamics).__name__
+        raise UsageError(
+            f"dynamics: got {got}, expected a rule; write GradientDescent(0.1), or OptaxRule(...) for optax"
+        )
+
+
 def train_ensemble(
-    objective: AbstractObjective,
-    dynamics: AbstractDynamics,
+    objective: AbstractObjective | Callable[[PyTree], Any] | Any,
+    dynamics: AbstractDynamics | Any,
     params: PyTree,
     *,
     steps: int,
@@ -63,7 +79,7 @@ def train_ensemble(
     that diverges stops at its last finite point while the others go on.
 
     Args:
-        objective: what to descend, shared by the runs unless `batched_objective` says otherwise.
+        objective: as in `train`, shared by the runs unless `batched_objective` says otherwise.
         dynamics: the rule; a hyperparameter of shape (runs,), or a schedule with values of shape (runs, p),
             has one value per run, others are shared.
         params: initial points, each array with a leading run axis.
@@ -87,6 +103,8 @@ def train_ensemble(
         UsageError: as in `train`, and for a run axis of the wrong length.
         JobError: as in `train`.
     """
+    objective = as_objective(objective)
+    check_dynamics(dynamics)
     runs = keys.shape[0] if getattr(keys, "ndim", 0) == 1 else 0
     if runs == 0:
         raise UsageError(

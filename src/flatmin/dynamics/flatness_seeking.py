@@ -18,13 +18,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from flatmin._core import AbstractObjective, UsageError
-from flatmin.dynamics._base import AbstractDynamics, DynamicsState, SharedFunction, StepInfo
-from flatmin.dynamics._rule import Loss, Scalar, check_rule, draw_batch, start, step_along, unit
-from flatmin.dynamics.record import whole
+from flatmin.dynamics._base import DynamicsState, SharedFunction
+from flatmin.dynamics._rule import AbstractBatchRule, AbstractRule, Loss, Scalar, unit
 from flatmin.dynamics.schedule import AbstractSchedule, check_hyperparameter, hyperparameter, value_at
 
 
@@ -32,17 +30,15 @@ def _check_radius(radius: Scalar | AbstractSchedule) -> None:
     check_hyperparameter("radius", radius, lambda x: x >= 0, "finite value(s) >= 0")
 
 
-def _look_ahead(
-    dynamics: "SharpnessAwareDescent | StochasticSharpnessAware", loss: Loss, state: DynamicsState
-) -> tuple[DynamicsState, StepInfo]:
-    """The rule along `grad loss(W + rho g / ||g||)`, `g = grad loss(W)`; the loss reported is that at W."""
+def _look_ahead(radius: Scalar | AbstractSchedule, loss: Loss, state: DynamicsState) -> tuple[Float[Array, ""], PyTree]:
+    """The loss at W, and `grad loss(W + rho g / ||g||)`, `g = grad loss(W)`."""
     value, ascent = eqx.filter_value_and_grad(loss)(state.params)
     floats, rest = eqx.partition(state.params, eqx.is_inexact_array)
-    ahead = jax.tree.map(lambda w, g: w + value_at(dynamics.radius, state.step, w.dtype) * g, floats, unit(ascent))
-    return step_along(dynamics, value, eqx.filter_grad(loss)(eqx.combine(ahead, rest)), state)
+    ahead = jax.tree.map(lambda w, g: w + value_at(radius, state.step, w.dtype) * g, floats, unit(ascent))
+    return value, eqx.filter_grad(loss)(eqx.combine(ahead, rest))
 
 
-class SharpnessAwareDescent(AbstractDynamics):
+class SharpnessAwareDescent(AbstractRule):
     """Full-batch sharpness-aware minimisation: `g_k = grad f(W + rho g / ||g||)`, `g = grad f(W)`.
 
     The norm is over all parameters together. Where the gradient is zero it is gradient descent. With rho = 0 it is
@@ -55,71 +51,46 @@ class SharpnessAwareDescent(AbstractDynamics):
         weight_decay: lambda >= 0, `None` for none.
     """
 
-    learning_rate: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
     radius: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
-    momentum: Scalar | None = eqx.field(converter=hyperparameter, default=None)
-    weight_decay: Scalar | None = eqx.field(converter=hyperparameter, default=None)
 
     def __check_init__(self):
-        check_rule(self)
         _check_radius(self.radius)
 
-    def init(self, params: PyTree) -> DynamicsState:
-        """Step 0, zero velocity."""
-        return start(self.momentum, params)
-
-    def draw(self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype) -> tuple:
-        """Nothing is random."""
-        return ()
-
-    def update(
+    def direction(
         self, draws: tuple, objective: AbstractObjective, state: DynamicsState
-    ) -> tuple[DynamicsState, StepInfo]:
-        """One step; two gradients of the full loss."""
-        return _look_ahead(self, objective.loss, state)
+    ) -> tuple[Float[Array, ""], PyTree]:
+        """The full loss and the gradient further up; two gradients."""
+        return _look_ahead(self.radius, objective.loss, state)
 
 
-class StochasticSharpnessAware(AbstractDynamics):
+class StochasticSharpnessAware(AbstractBatchRule):
     """Mini-batch sharpness-aware minimisation: both gradients of a step are those of the same batch.
 
-    `g_k = grad f_B(W + rho g / ||g||)`, `g = grad f_B(W)`, B samples drawn uniformly with replacement, those of
-    `StochasticGradientDescent` for the same key. With B = 1 it lowers the trace of the Hessian after zero loss.
+    `g_k = grad f_B(W + rho g / ||g||)`, `g = grad f_B(W)`, with the batches of `StochasticGradientDescent` for the
+    same key. With B = 1 it lowers the trace of the Hessian after zero loss.
 
     Attributes:
         learning_rate: eta > 0, a number, an array (one per run of an ensemble) or a schedule.
         batch_size: B >= 1, static.
         radius: rho >= 0, in the units of the params; a number, an array or a schedule.
+        replacement: as in `StochasticGradientDescent`.
         momentum: 0 <= mu < 1, `None` for none.
         weight_decay: lambda >= 0, `None` for none.
     """
 
-    learning_rate: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
-    batch_size: int = eqx.field(static=True)
     radius: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
-    momentum: Scalar | None = eqx.field(converter=hyperparameter, default=None)
-    weight_decay: Scalar | None = eqx.field(converter=hyperparameter, default=None)
 
     def __check_init__(self):
-        check_rule(self)
-        whole("batch_size", self.batch_size, 1)
         _check_radius(self.radius)
 
-    def init(self, params: PyTree) -> DynamicsState:
-        """Step 0, zero velocity."""
-        return start(self.momentum, params)
-
-    def draw(self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype) -> Int[Array, " B"]:
-        """The batch's indices, from the first half of the key."""
-        return draw_batch(jax.random.split(key)[0], self.batch_size, objective.num_samples)
-
-    def update(
+    def direction(
         self, draws: Int[Array, " B"], objective: AbstractObjective, state: DynamicsState
-    ) -> tuple[DynamicsState, StepInfo]:
-        """One step; two gradients of a batch of B samples."""
-        return _look_ahead(self, lambda params: objective.batch_loss(params, draws, None), state)
+    ) -> tuple[Float[Array, ""], PyTree]:
+        """The batch's loss and its gradient further up; two gradients of a batch."""
+        return _look_ahead(self.radius, lambda params: objective.batch_loss(params, draws, None), state)
 
 
-class NormalisedGradientDescent(AbstractDynamics):
+class NormalisedGradientDescent(AbstractRule):
     """Full-batch normalised gradient descent: `g_k = grad f(W_k) / ||grad f(W_k)||`, so that steps have length eta.
 
     The norm is over all parameters together; where the gradient is zero the params stay. It never settles: near a
@@ -131,30 +102,15 @@ class NormalisedGradientDescent(AbstractDynamics):
         weight_decay: lambda >= 0, `None` for none; added to the normalised gradient.
     """
 
-    learning_rate: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
-    momentum: Scalar | None = eqx.field(converter=hyperparameter, default=None)
-    weight_decay: Scalar | None = eqx.field(converter=hyperparameter, default=None)
-
-    def __check_init__(self):
-        check_rule(self)
-
-    def init(self, params: PyTree) -> DynamicsState:
-        """Step 0, zero velocity."""
-        return start(self.momentum, params)
-
-    def draw(self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype) -> tuple:
-        """Nothing is random."""
-        return ()
-
-    def update(
+    def direction(
         self, draws: tuple, objective: AbstractObjective, state: DynamicsState
-    ) -> tuple[DynamicsState, StepInfo]:
-        """One step; one gradient of the full loss."""
-        value, direction = eqx.filter_value_and_grad(objective.loss)(state.params)
-        return step_along(self, value, unit(direction), state)
+    ) -> tuple[Float[Array, ""], PyTree]:
+        """The full loss and its normalised gradient."""
+        value, gradient = eqx.filter_value_and_grad(objective.loss)(state.params)
+        return value, unit(gradient)
 
 
-class PenalisedGradientDescent(AbstractDynamics):
+class PenalisedGradientDescent(AbstractRule):
     """Full-batch gradient descent on `f(W) + lambda penalty(W)`, for any penalty; the loss reported is f alone.
 
     For the trace of the Hessian of a recovery problem, exact at every point:
@@ -169,42 +125,33 @@ class PenalisedGradientDescent(AbstractDynamics):
         learning_rate: eta > 0, a number, an array (one per run of an ensemble) or a schedule.
         penalty: `penalty(params) -> scalar`; shared by all runs of an ensemble.
         coefficient: lambda >= 0, a number, an array or a schedule.
+        of_objective: whether it is `penalty(objective, params)`, called with each run's own objective.
         momentum: 0 <= mu < 1, `None` for none.
         weight_decay: `None` for none.
     """
 
-    learning_rate: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
-    penalty: Callable[[PyTree], Float[Array, ""]] | Any = eqx.field(
+    penalty: Callable[..., Any] | Any = eqx.field(
         converter=lambda fn: fn if isinstance(fn, SharedFunction) else SharedFunction(fn)
     )
     coefficient: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
-    momentum: Scalar | None = eqx.field(converter=hyperparameter, default=None)
-    weight_decay: Scalar | None = eqx.field(converter=hyperparameter, default=None)
+    of_objective: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def __check_init__(self):
-        check_rule(self)
         check_hyperparameter("coefficient", self.coefficient, lambda x: x >= 0, "finite value(s) >= 0")
         fn = self.penalty.fn if isinstance(self.penalty, SharedFunction) else self.penalty
         if not callable(fn):
             raise UsageError(f"penalty: got {type(fn).__name__}, expected a function of the params")
 
-    def init(self, params: PyTree) -> DynamicsState:
-        """Step 0, zero velocity."""
-        return start(self.momentum, params)
-
-    def draw(self, key: Key[Array, ""], objective: AbstractObjective, dtype: jnp.dtype) -> tuple:
-        """Nothing is random."""
-        return ()
-
-    def update(
+    def direction(
         self, draws: tuple, objective: AbstractObjective, state: DynamicsState
-    ) -> tuple[DynamicsState, StepInfo]:
-        """One step; one gradient of the full loss and one of the penalty."""
+    ) -> tuple[Float[Array, ""], PyTree]:
+        """The full loss, and its gradient with that of the penalty."""
+        own = (objective,) if self.of_objective else ()
 
         def total(params: PyTree) -> tuple[Array, Array]:
             loss = objective.loss(params)
             weight = value_at(self.coefficient, state.step, loss.dtype)
-            return loss + weight * self.penalty(params), loss
+            return loss + weight * self.penalty(*own, params), loss
 
-        (_, loss), direction = eqx.filter_value_and_grad(total, has_aux=True)(state.params)
-        return step_along(self, loss, direction, state)
+        (_, loss), gradient = eqx.filter_value_and_grad(total, has_aux=True)(state.params)
+        return loss, gradient

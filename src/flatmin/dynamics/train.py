@@ -1,24 +1,24 @@
 """Training one run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from jaxtyping import Array, Key, PyTree
 
-from flatmin._core import AbstractObjective, UsageError
+from flatmin._core import AbstractObjective, UsageError, as_objective
 from flatmin.dynamics._base import AbstractDynamics
 from flatmin.dynamics._run import Model, Progress, TrainResult, run
 from flatmin.dynamics.checkpoint import Checkpoint
-from flatmin.dynamics.ensemble import run_axes
+from flatmin.dynamics.ensemble import check_dynamics, run_axes
 from flatmin.dynamics.record import Record
 from flatmin.dynamics.until import Until
 
 
 def train(
-    objective: AbstractObjective,
-    dynamics: AbstractDynamics,
+    objective: AbstractObjective | Callable[[PyTree], Any] | Any,
+    dynamics: AbstractDynamics | Any,
     params: PyTree,
     *,
     steps: int,
@@ -37,7 +37,7 @@ def train(
     all record times.
 
     Args:
-        objective: what to descend.
+        objective: what to descend: a function of the params, an `Objective` (a loss with its data), a recovery problem.
         dynamics: the rule.
         params: initial point, any pytree; its floating point arrays move.
         steps: number of steps to have done at the end, >= 0.
@@ -58,6 +58,8 @@ def train(
             damaged or belong to another run.
         JobError: if `throw` and the run did not complete, or if a checkpoint could not be written.
     """
+    objective = as_objective(objective)
+    check_dynamics(dynamics)
     for path, batched in jax.tree_util.tree_leaves_with_path(run_axes(dynamics)):
         if batched:
             name = jax.tree_util.keystr(path).lstrip(".")
