@@ -88,3 +88,17 @@ def dying_cell(folder, checkpoint, progress):
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return dataset_cell(7, folder, checkpoint, progress)
+
+
+def show_modules():
+    """Prints the path of modules, a line an entry, once some are imported."""
+    import random
+    import select
+    import sys
+
+    import flatmin
+
+    assert flatmin.__version__
+    assert random.Random
+    assert select.select
+    print(*sys.path, sep="\n")

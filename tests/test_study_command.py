@@ -49,9 +49,12 @@ def said(capsys, *arguments, code=0):
     return capsys.readouterr().out
 
 
+NOTE = "[function] may import modules of"
+
+
 def refused(capsys, *arguments, code=2):
     assert main(["study", *map(str, arguments)]) == code
-    lines = [line for line in capsys.readouterr().err.strip().splitlines() if line[0] != "["]
+    lines = [line for line in capsys.readouterr().err.strip().splitlines() if line[0] != "[" and NOTE not in line]
     assert len(lines) == 1, lines
     assert "mistake in flatmin" not in lines[0]
     return lines[0].removeprefix("flatmin: ")
@@ -109,6 +112,8 @@ def test_failures_are_listed_and_the_exit_code_says_so(capsys):
 def test_shares_and_the_job_script(capsys):
     assert "45 cells were not computed here: in other shares" in said(capsys, "run", "tiny.toml", "--shard", "1/2")
     assert "45 cells computed, 45 found" in said(capsys, "run", "tiny.toml", "--shard", "2/2")
+    main(["study", "check", "tiny.toml", "--no-probe"])
+    assert f"{NOTE} {pathlib.Path.cwd()}, the working directory, after all others" in capsys.readouterr().err
     assert "sbatch tiny.sbatch" in said(capsys, "run", "tiny.toml", "--slurm", "5", "--workers", "3")
     script = pathlib.Path("tiny.sbatch").read_text()
     assert "#SBATCH --array=1-5" in script
@@ -116,8 +121,42 @@ def test_shares_and_the_job_script(capsys):
     subprocess.run(["bash", "-n", "tiny.sbatch"], check=True)
     # what a job would run
     line = script.splitlines()[-1].replace("$SLURM_ARRAY_TASK_ID", "2").replace('"', "")
-    assert line == "flatmin study run tiny.toml --out studies --shard 2/5 --workers 3"
-    assert main(line.replace("--workers 3", "").split()[1:]) == 0
+    assert line == "flatmin study run --out=studies --shard=2/5 --workers=3 -- tiny.toml"
+    assert main(line.replace("--workers=3", "").split()[1:]) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="runs a shell script")
+@pytest.mark.parametrize("name", ["-x.toml", "a b.toml", "$(touch m);`touch m`.toml", 'it\'s "so" \\%a.toml'])
+@pytest.mark.parametrize("out", ["-o", "ev il; touch m", "#c", "50% \\ \"q\" 'r'"])
+def test_the_job_script_quotes(capsys, tmp_path, monkeypatch, name, out):
+    (tmp_path / "it's a folder").mkdir()
+    monkeypatch.chdir(tmp_path / "it's a folder")
+    pathlib.Path(name).write_text(TINY)
+    said(capsys, "run", f"--out={out}", "--slurm", "1", "--", name)
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin" / "flatmin"
+    fake.write_text('#!/bin/sh\npwd\nfor a in "$@"; do printf "%s\\n" "$a"; done\n')
+    fake.chmod(0o755)
+    environment = os.environ | {"PATH": f"{fake.parent}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "1"}
+    script = pathlib.Path("tiny.sbatch")
+    done = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, check=True)
+    here, *given = done.stdout.splitlines()
+    assert here == str(tmp_path / "it's a folder")
+    assert given == ["study", "run", f"--out={out}", "--shard=1/1", "--workers=1", "--", name]
+    assert sorted(path.name for path in pathlib.Path().iterdir()) == sorted([name, out, "tiny.sbatch"])
+    (line,) = [line for line in script.read_text().splitlines() if line.startswith("#SBATCH --output=")]
+    value = line.removeprefix("#SBATCH --output=")
+    if value.startswith('"'):
+        value = value[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+    assert value == f"{out.replace('%', '%%')}/tiny/logs/%a.log"
+
+
+@pytest.mark.parametrize(("name", "out"), [("a.toml", "ev\ntouch m\n#"), ("a\rb.toml", "o"), ("a.toml", "o\x1b[2J")])
+def test_no_line_break_gets_into_a_job_script(capsys, name, out):
+    pathlib.Path(name).write_text(TINY)
+    assert "expected no line breaks" in refused(capsys, "run", name, "--slurm", "1", "--out", out)
+    assert not pathlib.Path("tiny.sbatch").exists()
+    assert not pathlib.Path(out).exists()
 
 
 def test_the_job_script_runs_as_an_array(capsys, tmp_path, monkeypatch):

@@ -14,12 +14,11 @@ def prepare_jax() -> None:
     jax.config.update("jax_enable_x64", True)
     chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if chosen is None and os.environ.get("FLATMIN_CACHE") != "off":
+        from flatmin.storage.private import private_folder
+
         folder = _cache_folder() / f"jax-{jax.__version__}-{platform.node() or 'host'}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:  # a cache is a convenience
-            return
-        if os.access(folder, os.W_OK):
+        # compiled programs are run as they are read: nobody else may write there, or there is no cache
+        if private_folder(folder):
             jax.config.update("jax_compilation_cache_dir", str(folder))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
@@ -31,12 +30,14 @@ def _cache_folder() -> pathlib.Path:
     try:
         home = pathlib.Path.home()
     except RuntimeError:
-        return pathlib.Path(tempfile.gettempdir()) / "flatmin"
+        return pathlib.Path(tempfile.gettempdir()) / f"flatmin-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
     if sys.platform == "darwin":
         return home / "Library" / "Caches" / "flatmin"
     if os.name == "nt":
         return pathlib.Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "flatmin" / "cache"
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", home / ".cache")) / "flatmin"
+    chosen = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    # a relative one is no valid choice, and would lie in the working directory
+    return (chosen if chosen.is_absolute() else home / ".cache") / "flatmin"
 
 
 def writable_folder(out: pathlib.Path) -> pathlib.Path:

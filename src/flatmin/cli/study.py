@@ -239,17 +239,19 @@ def _load(file: pathlib.Path) -> "StudySpec":
     spec = load_spec(file)
     if spec.function is None:
         prepare_jax()
-    _find_functions()
+    else:
+        _find_functions()
     return spec
 
 
 def _find_functions() -> None:
-    """A user's function lies beside where the command is given."""
+    """A user's function may lie beside where the command is given: after all modules that are installed."""
     import sys
 
     here = str(pathlib.Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)
+    typer.echo(f"flatmin: [function] may import modules of {here}, the working directory, after all others", err=True)
 
 
 def _store(where: str, out: pathlib.Path) -> "Store":

@@ -27,6 +27,11 @@ class StudyJob(Job):
     def __init__(self, study: Study):
         self.study = study
 
+    @property
+    def user_code(self) -> bool:
+        """A study of a function calls the user's."""
+        return self.study.spec.function is not None
+
     def __reduce__(self) -> tuple[Any, ...]:
         """As spec and width: a process that has them has the study."""
         plain = self.study.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)

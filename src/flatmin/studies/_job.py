@@ -32,9 +32,15 @@ class Job(abc.ABC):
 
     Attributes:
         patience: seconds that a process which is told to stop has to keep what it has begun.
+        user_code: whether it calls code that the user names, which may lie in the working directory.
     """
 
     patience: float = 0.0
+
+    @property
+    def user_code(self) -> bool:
+        """Our own code only, unless the job says otherwise."""
+        return False
 
     @abc.abstractmethod
     def compute(self, pieces: tuple[int, ...], report: Report) -> bytes:

@@ -18,6 +18,8 @@ import time
 import traceback
 from typing import BinaryIO
 
+from flatmin.studies._children import answers_only
+
 LENGTH = struct.Struct("<Q")
 RESULT, PROGRESS, ERROR = b"=", b"+", b"!"
 """First byte of an answer: sealed bytes; how far it is, JSON; a pickled exception."""
@@ -63,8 +65,7 @@ def main() -> None:
     """Compute until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who started us ends us
     # what a user's function prints must not get between the messages
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    out = os.fdopen(answers_only(), "wb")
     from flatmin._core.threads import blas_threads, roomy_threads
     from flatmin.studies._job import unpacked
 

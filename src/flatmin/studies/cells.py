@@ -6,6 +6,7 @@ ones stay in the folder, so that an interrupted or failed run goes on where it s
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -83,6 +84,12 @@ class CellsJob(Job):
     home: int = dataclasses.field(default_factory=os.getpid)
     patience = 5.0
 
+    @property
+    def user_code(self) -> bool:
+        """Whether a cell is computed by a function that is not ours."""
+        modules = (getattr(_innermost(cell.compute), "__module__", None) for cell in self.cells)
+        return any(name is None or name.partition(".")[0] != "flatmin" for name in modules)
+
     def compute(self, pieces: tuple[int, ...], report: Report) -> bytes:
         """One cell into its dataset."""
         (number,) = pieces
@@ -111,6 +118,12 @@ class CellsJob(Job):
     def lost(self, pieces: tuple[int, ...], reason: str) -> bytes:
         """A cell that cannot be computed stops the run."""
         raise JobError(f"{self.cells[pieces[0]].name}: {reason}; start the same command again, finished cells are kept")
+
+
+def _innermost(function: Any) -> Any:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
 
 
 def run_cells(

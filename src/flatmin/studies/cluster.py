@@ -1,7 +1,9 @@
 """Batches on a Dask cluster: an existing scheduler by its address, or a local cluster of processes.
 
-Bytes travel back to the process that runs the job, which stores them: the workers need no common disk. A worker
-that dies loses its batches only, and they run elsewhere; one that joins late gets work as soon as it is there.
+Whoever may talk to a scheduler may run code on its workers and on the machines that ask it: an address is trusted as
+given, and a local cluster (`flatmin.studies._local`) lets nobody else in. Bytes travel back to the process that runs
+the job, which stores them: the workers need no common disk. A worker that dies loses its batches only, and they run
+elsewhere; one that joins late gets work as soon as it is there.
 """
 
 import functools
@@ -12,7 +14,7 @@ from typing import Any
 
 from flatmin._core import JobError, UsageError
 from flatmin.studies._job import Batch, Job, packed, silent, unpacked
-from flatmin.studies.executors import Executor, Lost, Outcome, Report, Source, worker_environment
+from flatmin.studies.executors import Executor, Lost, Outcome, Report, Source
 from flatmin.studies.executors import silent as unheard
 
 AHEAD = 2
@@ -27,17 +29,20 @@ class Cluster(Executor):
 
     def __init__(self, job: Job, scheduler: str, workers: int):
         self._local: Any = None
+        self._client: Any = None
         try:
-            from distributed import Client, LocalCluster
+            from distributed import Client
+
+            from flatmin.studies._local import LocalCluster
         except ImportError as error:
             raise UsageError("scheduler: needs Dask; install it with pip install 'flatmin[cluster]'") from error
         self._job = packed(job)
         try:
             if scheduler == "local":
-                self._local = LocalCluster(
-                    n_workers=workers, threads_per_worker=1, dashboard_address=":0", env=_limits(), silence_logs=50
-                )
-            self._client: Any = Client(self._local or scheduler, timeout=PATIENCE, set_as_default=False)
+                self._local = LocalCluster(workers, user_code=job.user_code)
+                self._client = self._local.client
+            else:
+                self._client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
         except (OSError, ValueError) as error:
             self._shut()
             raise JobError(
@@ -78,9 +83,9 @@ class Cluster(Executor):
         self._shut()
 
     def _shut(self) -> None:
-        for part in (getattr(self, "_client", None), self._local):
-            if part is not None:
-                part.close()
+        part = self._local or self._client
+        if part is not None:
+            part.close()
 
     def _submit(self, batch: Batch) -> Any:
         try:
@@ -112,7 +117,9 @@ class Cluster(Executor):
             return self.slots
 
     def _check(self, away: float) -> float:
-        """Since when the scheduler does not answer; raises when that is too long."""
+        """Since when the scheduler does not answer; raises when that is too long, or when nobody is left to compute."""
+        if self._local is not None:
+            self._local.check()
         if self._client.status == "running":
             return 0.0
         now = time.monotonic()
@@ -129,14 +136,6 @@ _GONE = (
 
 def _put(results: "queue.Queue[tuple[Batch, Any]]", batch: Batch, future: Any) -> None:
     results.put((batch, future))
-
-
-def _limits() -> dict[str, str]:
-    """What a worker process of this machine needs of the environment."""
-    import os
-
-    mine = worker_environment()
-    return {k: v for k, v in mine.items() if os.environ.get(k) != v}
 
 
 _unpacked = functools.lru_cache(maxsize=4)(unpacked)

@@ -7,19 +7,17 @@ import abc
 import contextlib
 import functools
 import json
-import os
-import pathlib
 import pickle
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from flatmin._core import JobError
 from flatmin._core.threads import roomy_threads
+from flatmin.studies._children import python_command, worker_environment
 from flatmin.studies._job import Batch, Job, packed
 from flatmin.studies._worker import ERROR, PROGRESS, receive, send
 
@@ -179,7 +177,7 @@ class Processes(_Lanes):
     def __init__(self, job: Job, count: int):
         self.slots = count
         data = packed(job)
-        self._workers: list[_Process] = [_Process(data, job.patience) for _ in range(count)]
+        self._workers: list[_Process] = [_Process(data, job) for _ in range(count)]
         self._places = [worker.compute for worker in self._workers]
 
     def close(self) -> None:
@@ -193,8 +191,8 @@ class Processes(_Lanes):
 class _Process:
     """One process, started when it is first needed and again after it died."""
 
-    def __init__(self, job: bytes, patience: float):
-        self._job, self._patience = job, patience
+    def __init__(self, data: bytes, job: Job):
+        self._job, self._patience, self._user_code = data, job.patience, job.user_code
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -231,8 +229,8 @@ class _Process:
                 raise KeyboardInterrupt
             if self._process is not None:
                 return self._process
-            process = self._process = subprocess.Popen(
-                [sys.executable, "-c", "from flatmin.studies._worker import main; main()"],
+            process = self._process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+                python_command("flatmin.studies._worker:main", user_code=self._user_code),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=worker_environment(),
@@ -286,29 +284,3 @@ def _why(code: int) -> str:
             name = signal.Signals(-code).name
             return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name
     return f"exit code {code}"
-
-
-def worker_environment() -> dict[str, str]:
-    """The environment of a process that shares the machine with others of its kind: one thread each.
-
-    Not by `--xla_cpu_multi_thread_eigen=false`: that makes other programs of the same code, and other last bits.
-
-    Returns:
-        This process's environment with limits for XLA and BLAS, its path of modules, precision and cache of programs.
-    """
-    environment = dict(os.environ)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC", "PJRT_NPROC"):
-        environment[name] = "1"
-    environment["PYTHONPATH"] = os.pathsep.join(
-        dict.fromkeys(path for path in (*sys.path, str(pathlib.Path.cwd())) if path)
-    )
-    if "jax" in sys.modules:
-        import jax
-
-        environment["JAX_ENABLE_X64"] = str(int(jax.config.read("jax_enable_x64")))
-        cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-        if cache:
-            environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-            # the small programs of many shapes too: other processes need them next
-            environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
-    return environment

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from flatmin._core import JobError
+from flatmin.studies._children import answers_only, python_command, worker_environment
 from flatmin.studies._segments import FAILED, decode
 from flatmin.studies._worker import receive, send
-from flatmin.studies.executors import pipe, worker_environment
+from flatmin.studies.executors import pipe
 from flatmin.studies.spec import StudySpec
 from flatmin.studies.study import Study
 
@@ -73,8 +74,8 @@ def probe(study: Study, blocks: int, compilations: int) -> Estimate:
     """
     chosen = sorted({0, study.blocks.groups // 2, study.blocks.groups - 1})
     short, scale = _shortened(study)
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from flatmin.studies.probe import probe_main; probe_main()"],
+    process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+        python_command("flatmin.studies.probe:probe_main", user_code=study.spec.function is not None),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=worker_environment(),
@@ -143,8 +144,7 @@ def probe_main() -> None:
     import resource
     import time
 
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    out = os.fdopen(answers_only(), "wb")
     from flatmin._core.threads import blas_threads
     from flatmin.studies._batches import compute_batch
 
