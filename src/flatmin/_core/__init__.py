@@ -1,5 +1,11 @@
 """Results, outcomes, errors and the objective protocol; imported by every room, imports none."""
 
+from flatmin._core.array_domains import Indices as Indices
+from flatmin._core.array_domains import Key as Key
+from flatmin._core.array_domains import Parameters as Parameters
+from flatmin._core.array_domains import RealArray as RealArray
+from flatmin._core.checked import checked as checked
+from flatmin._core.checked import domains_of as domains_of
 from flatmin._core.checks import as_real as as_real
 from flatmin._core.checks import check_at_least as check_at_least
 from flatmin._core.checks import check_finite as check_finite
@@ -8,6 +14,21 @@ from flatmin._core.checks import check_shape as check_shape
 from flatmin._core.checks import is_traced as is_traced
 from flatmin._core.checks import require_float64 as require_float64
 from flatmin._core.display import Shown as Shown
+from flatmin._core.domains import AnyOf as AnyOf
+from flatmin._core.domains import Choice as Choice
+from flatmin._core.domains import Domain as Domain
+from flatmin._core.domains import Flag as Flag
+from flatmin._core.domains import FloatType as FloatType
+from flatmin._core.domains import Free as Free
+from flatmin._core.domains import Function as Function
+from flatmin._core.domains import Instance as Instance
+from flatmin._core.domains import Integer as Integer
+from flatmin._core.domains import Mapped as Mapped
+from flatmin._core.domains import Optional as Optional
+from flatmin._core.domains import Path as Path
+from flatmin._core.domains import Real as Real
+from flatmin._core.domains import SequenceOf as SequenceOf
+from flatmin._core.domains import Text as Text
 from flatmin._core.errors import JobError as JobError
 from flatmin._core.errors import UsageError as UsageError
 from flatmin._core.errors import choose as choose

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array
 
+from flatmin._core.array_domains import RealArray
+from flatmin._core.domains import Real, described
 from flatmin._core.errors import UsageError
 
 
@@ -20,23 +21,15 @@ def as_real(argument: str, array: Any) -> Array:
 
     Args:
         argument: the argument's name, for the sentence.
-        array: anything that JAX can turn into an array.
+        array: an array, or nested lists of numbers.
 
     Returns:
-        A floating point array; half and single precision are kept.
+        A floating point array; half and single precision are kept. NaN and infinities pass.
 
     Raises:
-        UsageError: for complex numbers, text and other things that are not real numbers.
+        UsageError: for complex numbers, text, masked arrays and other things that are not real numbers.
     """
-    try:
-        values = jnp.asarray(array)
-    except TypeError as error:
-        raise UsageError(f"{argument}: got {type(array).__name__}, expected an array of real numbers") from error
-    if jnp.issubdtype(values.dtype, jnp.floating):
-        return values
-    if values.dtype == bool or jnp.issubdtype(values.dtype, jnp.integer):
-        return values.astype(jnp.result_type(float))
-    raise UsageError(f"{argument}: got {values.dtype}, expected real numbers")
+    return RealArray(finite=False).accept(argument, array, {})
 
 
 def check_finite(argument: str, array: Any) -> None:
@@ -47,20 +40,9 @@ def check_finite(argument: str, array: Any) -> None:
         array: the array to look at.
 
     Raises:
-        UsageError: naming the first bad index.
+        UsageError: naming the first bad index, or what is no array of real numbers.
     """
-    if is_traced(array):
-        return
-    values = np.asarray(array)
-    if values.dtype.kind not in "fc":
-        return
-    bad = ~np.isfinite(values)
-    if bad.any():
-        where = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise UsageError(
-            f"{argument}: got {int(bad.sum())} value(s) that are NaN or infinite, the first at index {where}; "
-            "remove or mask them"
-        )
+    RealArray().accept(argument, array, {})
 
 
 def check_shape(argument: str, array: Any, expected: tuple[int | str, ...]) -> None:
@@ -83,7 +65,7 @@ def check_shape(argument: str, array: Any, expected: tuple[int | str, ...]) -> N
         raise UsageError(f"{argument}: got shape {shape}, expected {wanted}")
 
 
-def check_at_least(argument: str, value: ArrayLike, least: float) -> None:
+def check_at_least(argument: str, value: Any, least: float) -> None:
     """Refuse a number below `least` (or NaN); silent for traced values.
 
     Args:
@@ -94,11 +76,12 @@ def check_at_least(argument: str, value: ArrayLike, least: float) -> None:
     Raises:
         UsageError: with the value that was got.
     """
-    if not is_traced(value) and not np.all(np.asarray(value) >= least):
-        raise UsageError(f"{argument}: got {value}, expected a value >= {least}")
+    _check_numbers(
+        argument, value, Real(least, infinite=True), RealArray(low=least, finite=False), f"a value >= {least}"
+    )
 
 
-def check_positive(argument: str, value: ArrayLike) -> None:
+def check_positive(argument: str, value: Any) -> None:
     """Refuse zero, negative numbers, NaN and infinities; silent for traced values.
 
     Args:
@@ -108,11 +91,15 @@ def check_positive(argument: str, value: ArrayLike) -> None:
     Raises:
         UsageError: with the value that was got.
     """
-    if is_traced(value):
-        return
-    numbers = np.asarray(value, dtype=float)
-    if not np.all(numbers > 0) or not np.all(np.isfinite(numbers)):
-        raise UsageError(f"{argument}: got {value}, expected a positive finite value")
+    _check_numbers(argument, value, Real(0, above=True), RealArray(low=0, above=True), "a positive finite value")
+
+
+def _check_numbers(argument: str, value: Any, one: Real, many: RealArray, expected: str) -> None:
+    several = isinstance(value, list | tuple) or (isinstance(value, np.ndarray | Array) and value.ndim > 0)
+    try:
+        (many if several else one).accept(argument, value, {})
+    except UsageError as error:
+        raise UsageError(f"{argument}: got {described(value)}, expected {expected}") from error
 
 
 def require_float64(what: str, *arrays: Any) -> None:

@@ -1,0 +1,279 @@
+"""Domains of arrays: real numbers, positions, random keys and trees of parameters; see `domains.py`."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from flatmin._core.domains import LARGEST, UNREADABLE, Domain, Sizes, kind_of, scalar
+from flatmin._core.errors import UsageError
+
+
+class RealArray(Domain):
+    """Real numbers of a given shape.
+
+    Args:
+        axes: one entry an axis: a number, a name that binds, or `_` for any length; None for any shape; a leading
+            `...` for any axes before the others.
+        low: smallest entry.
+        above: whether `low` itself is left out.
+        high: largest entry.
+        finite: whether NaN and infinities are refused.
+        host: whether NumPy arrays are wanted, not JAX's.
+        symmetric: whether the matrix must equal its transpose, to rounding.
+        semidefinite: whether the symmetric matrix must have no negative eigenvalue, to rounding.
+        nonempty: whether at least one entry is needed.
+    """
+
+    def __init__(
+        self,
+        axes: str | None = None,
+        *,
+        low: float = -math.inf,
+        above: bool = False,
+        high: float = math.inf,
+        finite: bool = True,
+        host: bool = False,
+        symmetric: bool = False,
+        semidefinite: bool = False,
+        nonempty: bool = False,
+    ) -> None:
+        self.axes = None if axes is None else tuple(axes.split())
+        self.low, self.above, self.high, self.finite, self.host = low, above, high, finite, host
+        self.symmetric, self.semidefinite = symmetric or semidefinite, semidefinite
+        self.nonempty = nonempty
+
+    def expected(self) -> str:
+        """`a symmetric array of finite real numbers of shape (d1, d1)`."""
+        quality = "positive semidefinite " if self.semidefinite else "symmetric " if self.symmetric else ""
+        numbers = "finite real numbers" if self.finite else "real numbers"
+        if self.low > -math.inf:
+            numbers += f" {'>' if self.above else '>='} {self.low:g}"
+        if self.high < math.inf:
+            numbers += f" <= {self.high:g}"
+        if self.axes == ():
+            return f"one of the {numbers}".replace("one of the finite real numbers", "a finite real number")
+        article = "a " if quality else "an "
+        return f"{article}{quality}array of {numbers}{shape_words(self.axes)}"
+
+    def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
+        """A floating point array; half and single precision are kept."""
+        array = as_array(self, argument, value)
+        kind = kind_of(array.dtype)
+        if kind not in "fib" or (kind == "b" and array.ndim == 0):
+            raise self.refuse(argument, value)
+        _check_shape(self, argument, value, array, self.axes, sizes)
+        if self.nonempty and array.size == 0:
+            raise self.refuse(argument, value, ", which is empty")
+        array = _floating(array, self.host)
+        if not isinstance(array, Tracer):
+            self._check_values(argument, np.asarray(array))
+        return array
+
+    def _check_values(self, argument: str, values: np.ndarray) -> None:
+        if kind_of(values.dtype) == "f" and values.dtype.itemsize < 4:
+            values = values.astype(np.float32)
+        finite = np.isfinite(values)
+        if self.finite and not finite.all():
+            bad = ~finite
+            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            at = f", the first at index {where}" if where else ""
+            raise UsageError(
+                f"{argument}: got {int(bad.sum())} value(s) that are NaN or infinite{at}, expected {self.expected()}; "
+                "remove or mask them"
+            )
+        low = (values <= self.low if self.above else values < self.low).any()
+        if low or (values > self.high).any():
+            worst = values.min() if low else values.max()
+            raise UsageError(
+                f"{argument}: got {'an entry ' if values.ndim else ''}{worst:.6g}, expected {self.expected()}"
+            )
+        if self.symmetric:
+            self._check_symmetric(argument, values)
+
+    def _check_symmetric(self, argument: str, values: np.ndarray) -> None:
+        eps = float(np.finfo(values.dtype).eps)
+        size = float(np.abs(values).max(initial=0.0))
+        # sums of k products differ from their mirror images by about k eps of the largest entry
+        allowed = 8 * len(values) * eps * size
+        gap = float(np.abs(values - values.T).max(initial=0.0))
+        if gap > allowed:
+            raise UsageError(
+                f"{argument}: got a matrix that differs from its transpose by {gap:.3g}, expected {self.expected()}; "
+                "pass (A + A.T) / 2"
+            )
+        if self.semidefinite and values.size and (least := float(np.linalg.eigvalsh(values)[0])) < -allowed:
+            raise UsageError(f"{argument}: got an eigenvalue {least:.3g}, expected {self.expected()}")
+
+
+class Indices(Domain):
+    """Whole numbers of a given shape: the form of `RealArray`, for positions."""
+
+    def __init__(
+        self, axes: str | None = "_", *, least: int | None = 0, below: str | None = None, host: bool = False
+    ) -> None:
+        self.axes = None if axes is None else tuple(axes.split())
+        self.least, self.below, self.host = least, below, host
+
+    def expected(self) -> str:
+        """`an array of integers >= 0 of shape (m)`."""
+        least = "" if self.least is None else f" >= {self.least}"
+        return f"an array of integers{least}{shape_words(self.axes)}"
+
+    def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
+        """An integer array."""
+        array = as_array(self, argument, value)
+        if isinstance(value, list | tuple) and array.size == 0:
+            array = array.astype(int)
+        if kind_of(array.dtype) != "i":
+            raise self.refuse(argument, value)
+        _check_shape(self, argument, value, array, self.axes, sizes)
+        if isinstance(array, Tracer):
+            return array
+        values = np.asarray(array)
+        most = sizes[self.below][0] - 1 if self.below in sizes else LARGEST
+        least = self.least if self.least is not None else -LARGEST
+        if values.size and (int(values.min()) < least or int(values.max()) > most):
+            bad = int(values.min()) if int(values.min()) < least else int(values.max())
+            raise UsageError(f"{argument}: got {bad}, expected {self.expected()}, each at most {most}")
+        return array if self.host or isinstance(array, jax.Array) else jnp.asarray(_native(array))
+
+
+class Key(Domain):
+    """A typed random key of JAX, or an array of them."""
+
+    def __init__(self, axes: str = "") -> None:
+        self.axes = tuple(axes.split())
+
+    def expected(self) -> str:
+        """`a random key such as jax.random.key(0)`."""
+        return f"random keys{shape_words(self.axes)}" if self.axes else "a random key such as jax.random.key(0)"
+
+    def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
+        """The key."""
+        if not isinstance(value, jax.Array) or kind_of(value.dtype) != "k":
+            raise self.refuse(argument, value)
+        _check_shape(self, argument, value, value, self.axes, sizes)
+        return value
+
+
+class Parameters(Domain):
+    """A tree of real floating arrays: what a loss is a function of. Python numbers become arrays."""
+
+    def expected(self) -> str:
+        """The set in words."""
+        return "a tree (array, tuple, list or dict) of real floating point arrays"
+
+    def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
+        """The tree, each leaf an array."""
+        try:
+            leaves, structure = jax.tree.flatten(value)
+        except UNREADABLE as error:
+            raise self.refuse(argument, value) from error
+        if not leaves:
+            raise self.refuse(argument, value, ", without any array")
+        return jax.tree.unflatten(structure, [self._leaf(argument, leaf) for leaf in leaves])
+
+    def _leaf(self, argument: str, leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and kind_of(leaf.dtype) == "f":
+            return leaf
+        number = scalar(leaf)
+        if number is None and not isinstance(leaf, np.ndarray | jax.Array):
+            raise self.refuse(argument, leaf, " in the tree")
+        array = as_array(self, argument, leaf)
+        if kind_of(array.dtype) not in "fi":
+            raise self.refuse(argument, leaf, " in the tree")
+        return _floating(array, host=False)
+
+
+def shape_words(axes: tuple[str, ...] | None) -> str:
+    """` of shape (m, d1)`; empty for any shape."""
+    if axes is None or axes == ("...",):
+        return ""
+    return " of shape (" + ", ".join(axes) + ("," if len(axes) == 1 else "") + ")"
+
+
+def _masked(value: Any, depth: int = 0) -> bool:
+    """Whether a masked array is among nested lists, where NumPy would drop its mask."""
+    if isinstance(value, np.ma.MaskedArray):
+        return True
+    return isinstance(value, list | tuple) and depth < 3 and any(_masked(v, depth + 1) for v in value)
+
+
+def as_array(domain: Domain, argument: str, value: Any) -> Any:
+    """A NumPy or JAX array for anything that is one or is nested lists of numbers.
+
+    Args:
+        domain: for the sentence.
+        argument: for the sentence.
+        value: what was given.
+
+    Returns:
+        The array, in whatever type it has.
+
+    Raises:
+        UsageError: for everything else.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    if value is None or isinstance(value, str | bytes | bytearray | Mapping | set | frozenset) or _masked(value):
+        raise domain.refuse(argument, value)
+    numeric = scalar(value) is not None or isinstance(value, list | tuple | range | complex | bool | np.generic)
+    if not numeric and not hasattr(value, "__array__"):
+        raise domain.refuse(argument, value)
+    try:
+        if isinstance(value, list | tuple) and any(isinstance(v, Tracer) for v in jax.tree.leaves(value)):
+            return jnp.asarray(value)
+        return np.asarray(value)
+    except UNREADABLE as error:
+        raise domain.refuse(argument, value, ", which is no array of numbers") from error
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """The same numbers in this machine's byte order, and in no more than double precision."""
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _floating(array: Any, host: bool) -> Any:
+    if not isinstance(array, jax.Array):
+        array = _native(array)
+        if host:
+            return array if kind_of(array.dtype) == "f" else array.astype(np.float64)
+        array = jnp.asarray(array)
+    if host:
+        return np.asarray(array, dtype=None if kind_of(array.dtype) == "f" else np.float64)
+    return array if kind_of(array.dtype) == "f" else array.astype(jnp.result_type(float))
+
+
+def _check_shape(
+    domain: Domain, argument: str, value: Any, array: Any, axes: tuple[str, ...] | None, sizes: Sizes
+) -> None:
+    shape = tuple(array.shape)
+    if axes is None:
+        return
+    names = axes
+    if "..." in axes:
+        at = axes.index("...")
+        if len(shape) < len(axes) - 1:
+            raise domain.refuse(argument, value)
+        names = (*axes[:at], *("_",) * (len(shape) - len(axes) + 1), *axes[at + 1 :])
+    if len(shape) != len(names):
+        raise domain.refuse(argument, array if array.ndim else value)
+    for name, size in zip(names, shape, strict=True):
+        if name.isdigit():
+            if int(name) != size:
+                raise domain.refuse(argument, array)
+        elif name.isidentifier() and not name.startswith("_"):
+            known, origin = sizes.setdefault(name, (size, argument))
+            if known != size:
+                other = f" as `{origin}` has" if origin != argument else ""
+                raise UsageError(
+                    f"{argument}: got shape {shape}, expected shape ({', '.join(names)}{',' * (len(names) == 1)}) with "
+                    f"{name} = {known}{other}"
+                )
