@@ -6,7 +6,11 @@ BIN := $(VENV)/bin
 LOWEST := tests/test_theory.py tests/test_problems.py tests/test_metamorphic.py tests/test_checkpoint.py \
 	tests/test_runs.py tests/test_gatmiry2023.py
 
-.PHONY: demo full test test-long test-lowest lint format types check bench docs clean help
+# what a new Python or a new JAX breaks first: the engines, options of XLA, the estimators' peers, processes and files
+NEWEST := $(LOWEST) tests/test_architecture.py tests/test_linear_networks.py tests/test_flatness.py tests/test_estimators.py \
+	tests/test_flow.py tests/test_solvers.py tests/test_study_command.py tests/test_readme.py
+
+.PHONY: demo full test test-long test-lowest test-newest lint format types check bench clean help
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -32,7 +36,7 @@ test: $(VENV)/.stamp-dev   ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: $(VENV)/.stamp-dev  ## the long tests too
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m ''
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m '' -o faulthandler_timeout=7200
 
 .venv-lowest/.stamp: pyproject.toml scripts/lowest.py
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
@@ -43,6 +47,17 @@ test-long: $(VENV)/.stamp-dev  ## the long tests too
 test-lowest: .venv-lowest/.stamp  ## the core tests with the oldest supported dependencies
 	FLATMIN_TEST_XLA=default .venv-lowest/bin/python -m pytest -q -p no:cacheprovider $(LOWEST)
 
+.venv-newest/.stamp: pyproject.toml scripts/newest_python.py
+	newest="$$($(PYTHON) scripts/newest_python.py)"; \
+	if [ -n "$$newest" ]; then \
+	  test -x .venv-newest/bin/python || "$$newest" -m venv .venv-newest; \
+	  .venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -e '.[test]' && touch $@; \
+	fi
+
+test-newest: .venv-newest/.stamp  ## the core tests with the newest Python here and the newest dependencies
+	@if [ -e .venv-newest/.stamp ]; then .venv-newest/bin/python -m pytest -q -n 2 -p no:cacheprovider $(NEWEST); \
+	else echo "test-newest: no declared Python newer than $$($(PYTHON) -V) is installed here; nothing tested"; fi
+
 lint: $(VENV)/.stamp-dev   ## style and formatting, without changing anything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,7 +66,7 @@ format: $(VENV)/.stamp-dev ## fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(VENV)/.stamp-dev  ## strict types of the public API
+types: $(VENV)/.stamp-dev  ## types of the package, checked by pyright (mode standard)
 	$(BIN)/pyright
 
 check: lint types test     ## everything that a commit must pass
@@ -63,4 +78,4 @@ bench:                     ## speed and memory against the peers, side by side (
 	$(BIN)/python -m benchmarks
 
 clean:                     ## remove environments and caches
-	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lowest .venv-newest .pytest_cache .ruff_cache

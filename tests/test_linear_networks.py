@@ -10,13 +10,14 @@ from scipy.stats import ks_2samp
 from flatmin import UsageError
 from flatmin.linear_networks import (
     Network,
+    _compiled,
     descend,
     hessian_ends,
     lanczos_ends,
     minimiser_sharpness,
     regression_data,
 )
-from flatmin.linear_networks._compiled import advance
+from flatmin.linear_networks._compiled import advance, compiler_options
 
 NETWORKS = {
     "deep": Network(5, 10),
@@ -240,3 +241,16 @@ def test_mistakes_of_descend_are_told(unchecked):
         descend(network, data, start, learning_rate=0.1, steps=[1, 2], snapshots=True)
     with pytest.raises(UsageError, match="needs a linear network"):
         minimiser_sharpness(Network(3, 2, activation="tanh"), data, start)
+
+
+def test_the_options_of_the_compiler_are_asked_one_by_one_and_said(monkeypatch):
+    """One that this XLA does not know costs no other; the result says which were used."""
+    data, start = data_for(Network(3, 2)), Network(3, 2).initial(jax.random.key(0), np.full(2, 0.3))
+    assert descend(Network(3, 2), data, start, learning_rate=0.01, steps=1).compiler_options == compiler_options()
+    assert _compiled._known({"xla_cpu_prefer_vector_width": 512})
+    assert not _compiled._known({"xla_cpu_no_such_option": 1})
+    monkeypatch.setattr(_compiled, "_EMITTERS", {"xla_cpu_enable_fast_math": False})
+    monkeypatch.setattr(_compiled, "_WIDTH", {"xla_cpu_no_such_option": 1})
+    assert compiler_options.__wrapped__() == {"xla_cpu_enable_fast_math": False}
+    monkeypatch.setattr(_compiled, "_EMITTERS", {"xla_cpu_no_such_option": 1})
+    assert compiler_options.__wrapped__() == {}

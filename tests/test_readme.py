@@ -1,11 +1,12 @@
-"""The README's Python example runs as it stands, and its pictures exist."""
+"""The documents are held to the code: examples run, links lead somewhere, targets have rules, nothing stands twice."""
 
 import pathlib
 import re
 
 import pytest
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def test_python_example_runs(capsys):
@@ -36,3 +37,17 @@ def test_command_examples_are_real():
         command = commands[words[1]]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {w for w in words if w.startswith("--")} <= known
+
+
+def test_targets_have_rules():
+    makefile = (ROOT / "Makefile").read_text()
+    (declared,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    ruled = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
+    assert sorted(declared.split()) == sorted(ruled)
+    named = set(re.findall(r"`make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text() + README))
+    assert named <= set(ruled)
+
+
+def test_changelog_says_nothing_twice():
+    lines = [line.strip() for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if len(line.strip()) > 40]
+    assert [a for i, a in enumerate(lines) for j, b in enumerate(lines) if i != j and a in b] == []

@@ -500,7 +500,7 @@ def browse(tmp_path_factory):
             f"--user-data-dir={profile}", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=2500",
             *options, "--dump-dom", path.as_uri(),
         ]  # fmt: skip
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         drawn = answer.stdout.split("plotly.js v")[0]  # the library's source has all these words too
         return drawn, [line for line in answer.stderr.splitlines() if "CONSOLE" in line]
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import numpy as np
 import pytest
@@ -130,10 +129,8 @@ def test_settings_tell_the_paper_from_ours():
 def test_second_run_is_found_at_once(tmp_path):
     count = Count()
     first, fresh = obtain_run(EXPERIMENT, Spec(), count, out=tmp_path)
-    started = time.monotonic()
     second, again = obtain_run(EXPERIMENT, Spec(), count, out=tmp_path)
     assert (fresh, again, count.calls) == (True, False, 1)
-    assert time.monotonic() - started < 0.5
     assert first.path == second.path == tmp_path / f"toy-{run_id('toy', 1, Spec())}"
     _, other = obtain_run(EXPERIMENT, Spec(d=6), count, out=tmp_path)
     assert other

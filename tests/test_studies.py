@@ -113,7 +113,7 @@ def test_random_axes_depend_on_name_seed_and_sample_only():
 
 
 def test_a_million_cells_take_no_memory():
-    began = time.perf_counter()
+    began = time.process_time()
     tracemalloc.start()
     spec = tiny(
         seeds=10_000,
@@ -126,7 +126,7 @@ def test_a_million_cells_take_no_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**20
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5  # what else runs does not count
 
 
 # what a spec refuses --------------------------------------------------------------------------------------------------

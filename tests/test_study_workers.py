@@ -97,6 +97,19 @@ def test_a_process_that_dies_costs_its_own_cells_only(tmp_path):
     assert content.values["value"][[0, 1, 3, 4]].tolist() == [0, 1, 3, 4]
 
 
+def _text(path):
+    """What a file of /proc says; nothing once its process is gone."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _is_running(pid):
+    """A process that ended and was not waited for yet does not run."""
+    return _text(pathlib.Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()[:1] not in ([], ["Z"], ["X"])
+
+
 def test_processes_end_with_who_started_them(tmp_path):
     code = (
         "import sys; from flatmin.studies import run_study, study_spec;"
@@ -104,19 +117,25 @@ def test_processes_end_with_who_started_them(tmp_path):
         " sys.argv[1], workers=2)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s")], env=ENVIRONMENT)
+    if not pathlib.Path("/proc/self/task").exists():
+        process.kill()
+        pytest.skip("no /proc: the children of a process cannot be listed here")
+    # both workers are there, and something is stored, whenever that is on a busy machine
     children = []
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not list((tmp_path / "s").glob("segments/*.seg")):
+    while len(children) < 2 or not list((tmp_path / "s").glob("segments/*.seg")):
+        assert process.poll() is None, "the study ended before it was killed"
+        children = [
+            child
+            for task in pathlib.Path(f"/proc/{process.pid}/task").iterdir()
+            for child in _text(task / "children").split()
+            if "flatmin.studies" in _text(pathlib.Path(f"/proc/{child}/cmdline"))
+        ]
         time.sleep(0.05)
-    listed = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    for task in pathlib.Path(f"/proc/{process.pid}/task").iterdir() if listed.exists() else []:
-        children += (task / "children").read_text().split()
     process.kill()
     process.wait()
     assert len(children) == 2
-    deadline = time.monotonic() + 20
-    while any(pathlib.Path(f"/proc/{child}").exists() for child in children):
-        assert time.monotonic() < deadline, "a worker outlived the process that started it"
+    # without a deadline: a worker that does not end runs into the time limit of the test
+    while any(_is_running(child) for child in children):
         time.sleep(0.05)
     assert read(tmp_path / "s")[1].count(1) > 0
 

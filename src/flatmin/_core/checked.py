@@ -215,7 +215,7 @@ def checked(**domains: Domain) -> Callable[[C], C]:
             accept_all(table, bound)
             return target(*bound.args, **bound.kwargs)
 
-        checking.__domains__ = table  # type: ignore[attr-defined]
+        checking.__domains__ = table  # pyright: ignore[reportAttributeAccessIssue]
         return typing.cast("C", checking)
 
     return decorate
@@ -258,4 +258,4 @@ def _check_constructor(cls: type, table: dict[str, Domain]) -> None:
         return plain(*bound.args, **bound.kwargs)
 
     cls.__init__ = __init__  # type: ignore[misc]
-    cls.__domains__ = table  # type: ignore[attr-defined]
+    cls.__domains__ = table  # pyright: ignore[reportAttributeAccessIssue]

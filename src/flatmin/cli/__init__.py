@@ -53,7 +53,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt | Interrupted | typer.Abort):
         return INTERRUPTED, _INTERRUPTED
     if isinstance(error, click_error):
-        return WRONG_USE, _one_line(error.format_message())  # type: ignore[attr-defined]
+        return WRONG_USE, _one_line(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(error, UsageError):
         return WRONG_USE, _one_line(str(error))
     if isinstance(error, JobError):
@@ -75,7 +75,7 @@ def _one_line(text: str) -> str:
 
 
 def _first_of(error: BaseException) -> str:
-    first = error.errors()[0]  # type: ignore[attr-defined]
+    first = error.errors()[0]  # pyright: ignore[reportAttributeAccessIssue]
     name = ".".join(str(part) for part in first["loc"]) or "spec"
     return _one_line(f"{name}: got {first['input']!r:.60}, {first['msg'][0].lower()}{first['msg'][1:]}")
 

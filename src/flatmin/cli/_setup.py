@@ -12,7 +12,7 @@ def prepare_jax() -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    chosen = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     if chosen is None and os.environ.get("FLATMIN_CACHE") != "off":
         from flatmin.storage.private import private_folder
 

@@ -302,7 +302,7 @@ def _smallest_curvature(point: _Point) -> tuple[float, float]:
         return float(values[0]), float(4 * size * np.finfo(float).eps * values[-1])
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-    operator = LinearOperator((size, size), matvec=lambda v: _pack(point.hessian(_unpack(v.ravel(), r))))  # type: ignore[call-arg]
+    operator = LinearOperator((size, size), matvec=lambda v: _pack(point.hessian(_unpack(v.ravel(), r))))  # pyright: ignore[reportCallIssue]
     try:
         values, vectors = eigsh(operator, k=1, which="SA", ncv=60, maxiter=60, tol=1e-3)  # pyright: ignore[reportArgumentType]
     except ArpackNoConvergence:

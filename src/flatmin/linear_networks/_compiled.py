@@ -10,20 +10,28 @@ from jaxtyping import Array, Float, Int
 from flatmin.linear_networks._gradients import Moments, Samples, end_to_end, loss_of, step
 from flatmin.linear_networks.network import Network, Weights
 
-# XLA's older CPU emitters and full vector width: three times the speed on loops of many small kernels
-_CPU_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_prefer_vector_width": 512}
+# XLA's older CPU emitters, which versions up to jaxlib 0.10 know, and full vector width: together 2.5 times the speed
+# on loops of many small kernels. The newer emitters of jaxlib 0.12 are as fast without any option, and wider vectors
+# slow them down 1.7 times (benchmarks/deep_regression.py), so the width goes with the older emitters.
+_EMITTERS: dict[str, bool | int] = {"xla_cpu_use_fusion_emitters": False}
+_WIDTH: dict[str, bool | int] = {"xla_cpu_prefer_vector_width": 512}
+
+
+def _known(option: dict[str, bool | int]) -> bool:
+    """Whether this version of XLA takes the option."""
+    try:
+        jax.jit(jnp.negative, compiler_options=option)(jnp.zeros(()))
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 @functools.cache
 def compiler_options() -> dict[str, bool | int]:
-    """The options that this backend and this version of XLA know; speed only, never the result's meaning."""
-    if jax.default_backend() != "cpu":
+    """The options that this backend and this version of XLA know, asked one by one; speed only, never the meaning."""
+    if jax.default_backend() != "cpu" or not _known(_EMITTERS):
         return {}
-    try:
-        jax.jit(jnp.negative, compiler_options=_CPU_OPTIONS)(jnp.zeros(()))
-    except Exception:  # noqa: BLE001  # an XLA without these options raises its own error class
-        return {}
-    return dict(_CPU_OPTIONS)
+    return _EMITTERS | (_WIDTH if _known(_WIDTH) else {})
 
 
 def compiled(fn: Callable) -> Callable:
@@ -37,7 +45,7 @@ def compiled(fn: Callable) -> Callable:
     def call(*args):
         return jitted()(*args)
 
-    call.cache_size = lambda: jitted()._cache_size()  # type: ignore[attr-defined]
+    call.cache_size = lambda: jitted()._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
     return call
 
 

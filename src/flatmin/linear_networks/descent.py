@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from flatmin._core import UsageError, check_at_least, check_positive
-from flatmin.linear_networks._compiled import advance, measure
+from flatmin.linear_networks._compiled import advance, compiler_options, measure
 from flatmin.linear_networks._gradients import device_data
 from flatmin.linear_networks.data import RegressionData
 from flatmin.linear_networks.network import Network, Weights
@@ -41,6 +41,8 @@ class Descent:
         loss: `f` at these steps, shape (runs, records), NaN after divergence and after a run's last step.
         distance: `||w - w*||^2 / d`, likewise; NaN for networks with an activation.
         snapshots: the weights at these steps, if they were asked for, else empty.
+        compiler_options: what XLA was told, besides its defaults: speed only. Empty where this version of XLA knows
+            none of the options that help, and on accelerators.
     """
 
     network: Network
@@ -51,6 +53,7 @@ class Descent:
     loss: np.ndarray
     distance: np.ndarray
     snapshots: tuple[Weights, ...] = ()
+    compiler_options: Mapping[str, bool | int] = dataclasses.field(default_factory=dict)
 
     @property
     def diverged(self) -> np.ndarray:
@@ -250,4 +253,4 @@ def _assemble(network, data, runs, marks, tasks, done, snapshots) -> Descent:
     weights = join([block["weights"] for block in done])
     bad = diverged_at >= 0
     weights = jax.tree.map(lambda x: np.where(bad, np.asarray(np.nan, x.dtype), x), weights)
-    return Descent(network, data, weights, diverged_at, marks, loss, distance, kept)
+    return Descent(network, data, weights, diverged_at, marks, loss, distance, kept, compiler_options())

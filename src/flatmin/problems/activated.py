@@ -92,4 +92,4 @@ def activated_regression(
     d, q = X.shape[1], Y.shape[1]
     hidden = max(d, q) if width is None else width
     choose("activation", activation, get_args(Activation))
-    return ActivatedRegression(X, Y, DeepMatrix((d, *(hidden,) * (depth - 1), q)), activation)  # type: ignore[arg-type]
+    return ActivatedRegression(X, Y, DeepMatrix((d, *(hidden,) * (depth - 1), q)), activation)  # pyright: ignore[reportArgumentType]

@@ -295,7 +295,7 @@ def _environment(run: Run) -> str:
         "date": plain.get("date"),
         "platform": plain.get("platform"),
         "device": plain.get("device"),
-        "precision": {True: "float64", False: "float32"}.get(plain.get("float64")),  # type: ignore[arg-type]
+        "precision": {True: "float64", False: "float32"}.get(plain.get("float64")),  # pyright: ignore[reportArgumentType]
         "versions": ", ".join(f"{k} {v}" for k, v in _versions(run).items()),
         **git,
     }

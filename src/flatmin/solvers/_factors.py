@@ -83,7 +83,7 @@ class Tangent:
 def _damped(system: np.ndarray, damping: float) -> tuple[np.ndarray, bool]:
     damped = system.copy()
     damped[np.diag_indices_from(damped)] += damping * np.trace(system) / len(system)
-    return scipy.linalg.cho_factor(damped, lower=True, check_finite=False)
+    return scipy.linalg.cho_factor(damped, lower=True, check_finite=False)[0], True
 
 
 def balanced(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

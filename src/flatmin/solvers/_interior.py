@@ -274,10 +274,10 @@ def _inverse(matrix: np.ndarray) -> np.ndarray:
 def _factor(system: np.ndarray) -> tuple[np.ndarray, bool]:
     """Cholesky's; of a slightly larger matrix where rounding left none."""
     try:
-        return scipy.linalg.cho_factor(system, lower=True, check_finite=False)
+        return scipy.linalg.cho_factor(system, lower=True, check_finite=False)[0], True
     except np.linalg.LinAlgError:
         lifted = system + JITTER * np.trace(system) / len(system) * np.eye(len(system))
-        return scipy.linalg.cho_factor(lifted, lower=True, check_finite=False)
+        return scipy.linalg.cho_factor(lifted, lower=True, check_finite=False)[0], True
 
 
 def _sym(matrix: np.ndarray) -> np.ndarray:

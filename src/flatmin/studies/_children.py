@@ -63,7 +63,7 @@ def worker_environment() -> dict[str, str]:
         import jax
 
         environment["JAX_ENABLE_X64"] = str(int(jax.config.read("jax_enable_x64")))
-        cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+        cache = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
         if cache:
             environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
             # the small programs of many shapes too: other processes need them next

@@ -158,7 +158,7 @@ def _singular_values(prepared: Prepared, matrix: np.ndarray, rank_tolerance: flo
 def _spectrum(label: str, matrix: np.ndarray, kind: str) -> Series:
     values = np.linalg.svd(matrix, compute_uv=False)
     role = "theory" if label == "true" else "data"
-    return Series(label, np.arange(1, len(values) + 1), values, kind=kind, role=role)  # type: ignore[arg-type]
+    return Series(label, np.arange(1, len(values) + 1), values, kind=kind, role=role)  # pyright: ignore[reportArgumentType]
 
 
 def _clipped(series: Series, low: float) -> Series:

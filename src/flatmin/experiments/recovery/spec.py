@@ -160,8 +160,8 @@ def recovery_spec(
         default = max(default, NOISY)
     return Recovery(
         source=source,
-        method=method,  # type: ignore[arg-type]
-        task=task,  # type: ignore[arg-type]
+        method=method,  # pyright: ignore[reportArgumentType]
+        task=task,  # pyright: ignore[reportArgumentType]
         penalty=penalty,
         radius=radius,
         reduce=reduce,
@@ -171,7 +171,7 @@ def recovery_spec(
         max_iterations=max_iterations,
         max_time=max_time,
         seed=seed,
-        **training,  # type: ignore[arg-type]
+        **training,  # pyright: ignore[reportArgumentType]
     )
 
 

@@ -268,7 +268,7 @@ def _transition_figure(study: Study, content: Content, data: "xr.Dataset", name:
     for line, fit in fitted:
         rest = {k: v for k, v in line.labels.items() if k != second.key}
         label = ", ".join(f"{k.rpartition('.')[2]} = {v}" for k, v in rest.items()) or f"half of {name}"
-        at = float(line.labels[second.key])  # type: ignore[arg-type]
+        at = float(line.labels[second.key])  # pyright: ignore[reportArgumentType]
         groups.setdefault(label, []).append((at, fit.middle, fit.half_width))
     series = []
     for label, points in list(groups.items())[: 2 * MOST_SERIES]:

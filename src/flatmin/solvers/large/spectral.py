@@ -84,7 +84,7 @@ def spectral_bound(
 
     Cost: at most 600 Lanczos steps of two sparse products each, memory 300 vectors of length d2.
     """
-    if math.prod(matrix.shape) <= DENSE:  # type: ignore[arg-type]
+    if math.prod(matrix.shape) <= DENSE:  # pyright: ignore[reportCallIssue, reportArgumentType]
         return _dense(matrix, left, right, level)
     if left.shape[0] < right.shape[0]:  # the basis of Lanczos lives on the shorter side
         turned = spectral_bound(
