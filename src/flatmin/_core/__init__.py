@@ -33,6 +33,8 @@ from flatmin._core.errors import JobError as JobError
 from flatmin._core.errors import UsageError as UsageError
 from flatmin._core.errors import choose as choose
 from flatmin._core.errors import nearest as nearest
+from flatmin._core.files import read_text as read_text
+from flatmin._core.files import regular_file as regular_file
 from flatmin._core.objective import AbstractObjective as AbstractObjective
 from flatmin._core.objective import FunctionObjective as FunctionObjective
 from flatmin._core.objective import Objective as Objective

@@ -72,7 +72,7 @@ def recover(
         value=value,
         duplicates=duplicates,
         shape=options.shape,
-        mask_sha256=None if mask is None else fingerprint(str(mask)),
+        mask_sha256=None if mask is None else fingerprint(str(mask), "mask"),
         missing=missing,
     )
     d1, d2 = data.measurements.matrix_shape

@@ -7,9 +7,9 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
-from flatmin._core import UsageError, check_at_least, nearest
+from flatmin._core import UsageError, check_at_least, nearest, regular_file
 from flatmin.datasets.arrays import read_npz
-from flatmin.datasets.images import grey, read_image
+from flatmin.datasets.images import read_image
 from flatmin.datasets.packaged import PACKAGED, load_packaged
 from flatmin.datasets.ratings import load_ratings
 from flatmin.datasets.recovery_data import RecoveryData, missing_at_random, observed
@@ -79,9 +79,7 @@ def read_data(source: str, options: ReadOptions | None = None) -> RecoveryData:
     if kind == "npz archive":
         return read_npz(path)
     if kind == "image":
-        if options.whole and options.mask is None and options.missing is None:
-            return _everything(grey(path), path.stem, image=True)
-        return read_image(path, mask=options.mask, missing=options.missing, seed=options.seed)
+        return read_image(path, mask=options.mask, missing=options.missing, seed=options.seed, whole=options.whole)
     return read_table(path, **{name: getattr(options, name) for name in _OPTIONS["table"]})
 
 
@@ -114,11 +112,12 @@ def kind_of(source: str) -> str:
     )
 
 
-def fingerprint(source: str) -> str:
+def fingerprint(source: str, argument: str = "file") -> str:
     """SHA-256 of what a source holds, wherever it lies.
 
     Args:
         source: a path, or the name of a packaged data set.
+        argument: its name, for the sentence.
 
     Returns:
         64 hexadecimal digits.
@@ -128,30 +127,24 @@ def fingerprint(source: str) -> str:
     """
     if source in PACKAGED:
         return PACKAGED[source].sha256
-    with existing(source).open("rb") as stream:
+    with existing(source, argument).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def existing(source: str | pathlib.Path) -> pathlib.Path:
+def existing(source: str | pathlib.Path, argument: str = "file") -> pathlib.Path:
     """The path, if there is such a file.
 
     Args:
         source: a path.
+        argument: its name, for the sentence.
 
     Returns:
         The path.
 
     Raises:
-        UsageError: if there is none; the nearest name beside it is suggested.
+        UsageError: if there is none, or no regular one; the nearest name beside it is suggested.
     """
-    path = pathlib.Path(source)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise UsageError(f"file: {source} is a folder, expected a file")
-    beside = [p.name for p in path.parent.iterdir() if p.suffix.lower() in ENDINGS] if path.parent.is_dir() else []
-    hint = nearest(path.name, beside) if beside and len(beside) <= 30 else "check the path"
-    raise UsageError(f"file: there is no file {source}; {hint}")
+    return regular_file(source, argument, endings=ENDINGS)
 
 
 def _packaged(name: str, options: ReadOptions) -> RecoveryData:

@@ -20,7 +20,7 @@ class RecoveryData:
         truth: the whole matrix where it is known, else None.
         row_labels: the file's own names of the rows, None if they are numbered.
         column_labels: the same for the columns.
-        image: whether the matrix is a picture with values from 0 to 1.
+        image: whether the matrix is a picture; the notes say its scale.
         tile: shape of a small picture that each row holds, None if rows are not pictures.
         notes: what the reader decided, in sentences.
     """

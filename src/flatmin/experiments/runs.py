@@ -335,7 +335,7 @@ def _read(folder: pathlib.Path) -> Run:
             claims=claims_from_json(json.dumps(results["claims"])),
             certificates=tuple(Certificate.model_validate_json(json.dumps(c)) for c in results["certificates"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
         raise JobError(
             f"run: {folder} cannot be read ({type(error).__name__}: {error}); "
             "it is damaged or was not written by flatmin"
@@ -376,5 +376,5 @@ def _failure_sentence(path: pathlib.Path) -> str:
         record = json.loads(path.read_text(encoding="utf-8"))
         name, date = path.name.removesuffix(".failed.json"), record["provenance"]["date"]
         return f"run: {name} failed on {date} ({record['error']}); start it again to retry"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"run: {path} is not a readable record of a failure; delete it"

@@ -37,11 +37,11 @@ def toml_lines(text: str) -> dict[Path, int]:
     return lines
 
 
-def yaml_lines(text: str) -> dict[Path, int]:
+def yaml_lines(root: Any) -> dict[Path, int]:
     """Line numbers of mappings and settings.
 
     Args:
-        text: a YAML document that parses.
+        root: the node of a YAML document.
 
     Returns:
         Line, from 1, by path.
@@ -57,7 +57,7 @@ def yaml_lines(text: str) -> dict[Path, int]:
                 lines[inner] = key.start_mark.line + 1
                 walk(value, inner)
 
-    walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
+    walk(root, ())
     return lines
 
 

@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 
 from flatmin.studies._settings import Count, Section
 
+MOST_VALUES = 1_000_000
+"""Values of one axis: each is checked, and a grid over so many is not drawn by anybody."""
+
 Scalar = int | float | str | bool
 
 
@@ -34,8 +37,13 @@ class Range(Section):
     def _consistent(self) -> "Range":
         if (self.count is None) == (self.step is None):
             raise ValueError("expected either count or step beside from and to")
+        if not all(math.isfinite(end) for end in (self.start, self.stop, self.step or 0.0)):
+            raise ValueError("expected finite numbers")
         if self.step is not None and (self.step == 0 or (self.stop - self.start) / self.step < 0):
             raise ValueError(f"a step of {self.step:g} does not lead from {self.start:g} to {self.stop:g}")
+        number = self.count if self.step is None else (self.stop - self.start) / self.step
+        if number is not None and not number < MOST_VALUES + 1:
+            raise ValueError(f"{number:,.0f} values are more than an axis has ({MOST_VALUES:,}); take fewer")
         if self.step is not None and self.spacing == "log":
             raise ValueError("a logarithmic spacing needs count, not step")
         if self.spacing == "log" and min(self.start, self.stop) <= 0:

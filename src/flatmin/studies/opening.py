@@ -119,7 +119,7 @@ def _description(path: pathlib.Path) -> dict[str, Any]:
         plain = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(plain, dict) or "spec" not in plain:
             raise ValueError("no spec")  # noqa: TRY301 - the same sentence as for a damaged file
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise JobError(
             f"study: {path} cannot be read ({error}); restore it, or run the study's file into another folder"
         ) from error

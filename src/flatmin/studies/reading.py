@@ -6,9 +6,17 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from flatmin._core import UsageError
+from flatmin._core import UsageError, read_text
 from flatmin.studies._lines import Path, line_of, toml_lines, yaml_lines
 from flatmin.studies.spec import StudySpec, explained, telling
+
+MOST_VALUES = 1_000_000
+"""Values and names in a YAML file, each counted as often as an alias stands for it."""
+
+DEEPEST = 32
+"""Tables and lists inside each other; a setting needs five."""
+
+_DEEP = f"nests more than {DEEPEST} tables or lists in each other, which no setting takes; write it flat"
 
 
 def study_spec(raw: Mapping[str, Any], *, source: str = "", lines: Mapping[Path, int] | None = None) -> StudySpec:
@@ -25,6 +33,8 @@ def study_spec(raw: Mapping[str, Any], *, source: str = "", lines: Mapping[Path,
     Raises:
         UsageError: naming the setting, its line, what was got, what to do, and the nearest name.
     """
+    if _is_deep(raw):
+        raise UsageError(f"file: {source or 'the study'} {_DEEP}")
     try:
         return StudySpec.model_validate(dict(raw))
     except ValidationError as error:
@@ -33,6 +43,21 @@ def study_spec(raw: Mapping[str, Any], *, source: str = "", lines: Mapping[Path,
     line = line_of(path, lines or {})
     where = ", ".join(part for part in (source, f"line {line}" if line else "") if part)
     raise UsageError(f"{'.'.join(named) or 'study'}{f' ({where})' if where else ''}: {sentence}")
+
+
+def _is_deep(raw: Any) -> bool:
+    level = [raw]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, Mapping | list | tuple)
+            for inner in (value.values() if isinstance(value, Mapping) else value)
+            if isinstance(inner, Mapping | list | tuple)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _options(error: ValidationError) -> list[str]:
@@ -70,22 +95,21 @@ def load_spec(path: str | pathlib.Path) -> StudySpec:
         UsageError: for a file that is not there or not one of these, and for any mistake in it, with its line.
     """
     file = pathlib.Path(path)
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "does not exist"
-        raise UsageError(f"file: {file} {what}; write a study with `flatmin study new`")
+    if file.suffix not in (".toml", ".yaml", ".yml") and not file.is_dir():
+        raise UsageError(f"file: got {file.name!r}, expected a .toml or .yaml file; write one with `flatmin study new`")
+    text = read_text(file)
     try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"file: {file} is not a text in UTF-8; save it as one") from error
-    if file.suffix == ".toml":
-        raw, lines = _toml(text, file.name), toml_lines(text)
-    elif file.suffix in (".yaml", ".yml"):
-        raw, lines = _yaml(text, file.name), None
-        lines = yaml_lines(text) if raw else {}
-    else:
-        raise UsageError(f"file: got {file.name}, expected a .toml or .yaml file; rename it")
+        if file.suffix == ".toml":
+            raw = _toml(text, file.name)
+            lines = toml_lines(text)
+        else:
+            raw, lines = _yaml(text, file.name)
+    except RecursionError as error:
+        raise UsageError(f"file: {file.name} {_DEEP}") from error
     if not isinstance(raw, Mapping):
         raise UsageError(f"file: {file.name} holds {type(raw).__name__}, expected tables of settings")
+    if not all(isinstance(key, str) for key in raw):
+        raise UsageError(f"file: {file.name} has a setting whose name is no text; put the name in quotes")
     return study_spec(raw, source=file.name, lines=lines)
 
 
@@ -94,16 +118,52 @@ def _toml(text: str, name: str) -> Any:
 
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError is one; numbers of thousands of digits raise a plain one
         raise UsageError(f"file: {name} is not TOML: {error}") from error
 
 
-def _yaml(text: str, name: str) -> Any:
+def _yaml(text: str, name: str) -> tuple[Any, dict[Path, int]]:
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is None:
+            return None, {}
+        _check_aliases(node, name)
+        return yaml.safe_load(text), yaml_lines(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark is not None else ""
-        raise UsageError(f"file: {name} is not YAML{where}: {getattr(error, 'problem', error)}") from error
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UsageError(f"file: {name} is not YAML{where}: {reason}") from error
+    except (ValueError, OverflowError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"file: {name} is not YAML: {error}") from error  # a date or a number that none can be
+
+
+def _check_aliases(node: Any, name: str) -> None:
+    """Refuse aliases that refer to themselves, or stand for more values than a study can have."""
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def size(inner: Any) -> int:
+        key = id(inner)
+        if key in open_nodes:
+            line = inner.start_mark.line + 1
+            raise UsageError(f"file: {name} has an alias (*) inside of what it stands for (line {line}); write it out")
+        if key not in sizes:
+            open_nodes.add(key)
+            pairs = inner.value if isinstance(inner.value, list) else []
+            parts = [part for pair in pairs for part in (pair if isinstance(pair, tuple) else (pair,))]
+            sizes[key] = 1 + sum(size(part) for part in parts)
+            open_nodes.remove(key)
+            if sizes[key] > MOST_VALUES:
+                line = inner.start_mark.line + 1
+                raise UsageError(
+                    f"file: {name} stands for {sizes[key]:,} values with its aliases (*) written out (line {line}), "
+                    f"expected at most {MOST_VALUES:,}; remove aliases"
+                )
+        return sizes[key]
+
+    size(node)

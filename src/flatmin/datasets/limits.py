@@ -1,0 +1,54 @@
+"""How much a file may unpack to: looked up before it is unpacked."""
+
+import os
+import sys
+
+from flatmin._core import UsageError
+
+LEAST_ROOM = 256_000_000
+"""Bytes that any file may unpack to."""
+
+SHARE = 16
+"""A file may take this part of the machine's memory: it is held three times while it is read, and solvers take more."""
+
+
+def room() -> int:
+    """Bytes that what is read from one file may take.
+
+    Returns:
+        A sixteenth of the machine's memory, a quarter of the process's own limit if that is less, and no less than
+        `LEAST_ROOM`.
+    """
+    try:
+        most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // SHARE
+    except (AttributeError, ValueError, OSError):  # not told on this system
+        most = 2**30
+    if sys.platform != "win32":
+        import resource
+
+        for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
+            limit = resource.getrlimit(kind)[0]
+            if limit != resource.RLIM_INFINITY:
+                most = min(most, limit // 4)
+    return max(most, LEAST_ROOM)
+
+
+def check_room(where: str, size: int, advice: str) -> None:
+    """Refuse what would take more than `room`.
+
+    Args:
+        where: the file, for the sentence.
+        size: bytes that it declares.
+        advice: what to do.
+
+    Raises:
+        UsageError: with both sizes.
+    """
+    if size > room():
+        raise UsageError(
+            f"{where}: holds {_bytes(size)} of numbers, expected at most {_bytes(room())} on this machine; {advice}"
+        )
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
