@@ -4,6 +4,8 @@ from flatmin._core.array_domains import Indices as Indices
 from flatmin._core.array_domains import Key as Key
 from flatmin._core.array_domains import Parameters as Parameters
 from flatmin._core.array_domains import RealArray as RealArray
+from flatmin._core.certificates import Certificate as Certificate
+from flatmin._core.certificates import Certified as Certified
 from flatmin._core.checked import checked as checked
 from flatmin._core.checked import domains_of as domains_of
 from flatmin._core.checks import as_real as as_real
@@ -14,6 +16,7 @@ from flatmin._core.checks import check_shape as check_shape
 from flatmin._core.checks import is_traced as is_traced
 from flatmin._core.checks import require_float64 as require_float64
 from flatmin._core.display import Shown as Shown
+from flatmin._core.display import shown_tuple as shown_tuple
 from flatmin._core.domains import AnyOf as AnyOf
 from flatmin._core.domains import Choice as Choice
 from flatmin._core.domains import Domain as Domain
@@ -42,4 +45,4 @@ from flatmin._core.objective import as_objective as as_objective
 from flatmin._core.outcomes import Outcome as Outcome
 from flatmin._core.results import Estimate as Estimate
 from flatmin._core.results import Result as Result
-from flatmin._core.results import Solution as Solution
+from flatmin._core.solution import Solution as Solution

@@ -1,17 +1,18 @@
 """How results look: one sentence with the numbers; in a notebook the same above a table of what else there is."""
 
-import abc
 import dataclasses
 import html
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from flatmin._core.checks import is_traced
 from flatmin._core.outcomes import Outcome
+
+T = TypeVar("T", bound=tuple)
 
 MOST_DIGITS, FEWEST_DIGITS = 7, 4
 """Significant digits of a value beside its error."""
@@ -23,15 +24,16 @@ LONGEST = 200
 """Characters of a field in the table of a notebook."""
 
 
-class Shown(abc.ABC):
+class Shown:
     """What a user looks at: `print` gives `headline()`, a notebook that and a table of the fields.
 
-    All texts are ASCII, and traced values read `traced`, so that a result can be printed on any stream and inside jit.
+    A plain base: it stands first among the bases of a module, of a dataclass (`repr=False`) or of a named tuple. All
+    texts are ASCII, and traced values read `traced`, so that a result can be printed on any stream and inside jit.
     """
 
-    @abc.abstractmethod
     def headline(self) -> str:
-        """One sentence with the numbers."""
+        """One line with the numbers: by default each field, arrays as types and shapes."""
+        return "; ".join(f"{name} {shown(value)}" for name, value in _fields(self).items())
 
     def __str__(self) -> str:
         return self.headline()
@@ -51,7 +53,24 @@ class Shown(abc.ABC):
 def _fields(result: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(result):
         return {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    if isinstance(result, tuple):
+        return {name: getattr(result, name) for name in getattr(result, "_fields", ())}
     return dict(vars(result))
+
+
+def shown_tuple(kind: type[T]) -> type[T]:
+    """A named tuple, whose bases are not free, with the texts of `Shown`; what it has of its own stays.
+
+    Args:
+        kind: the named tuple.
+
+    Returns:
+        The same class.
+    """
+    for name in ("headline", "__str__", "__repr__", "_repr_html_"):
+        if name not in vars(kind) or name == "__repr__":
+            setattr(kind, name, getattr(Shown, name))
+    return kind
 
 
 def number(value: Any, digits: int = MOST_DIGITS) -> str:
@@ -125,7 +144,7 @@ def shown(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, Shown):
+    if hasattr(value, "headline"):
         return value.headline()
     if isinstance(value, Outcome):
         return f"{value.name}: {value.value}"
@@ -147,6 +166,6 @@ def _shown(value: Any) -> str:
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, tuple | list):
         return "(" + ", ".join(map(_shown, value)) + ")" if len(value) <= FEW else f"{len(value)} of them"
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) or callable(value):
         return type(value).__name__
     return str(value)

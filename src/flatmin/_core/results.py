@@ -1,15 +1,15 @@
 """What the verbs return: a `Result`, with the number in its text and an outcome that can be raised.
 
 No number leaves the library without saying how far off it may be: an `Estimate` carries its error and what
-kind of error it is, a `Solution` its certified gap.
+kind of error it is.
 """
 
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from flatmin._core.display import Shown, number, with_error
+from flatmin._core.display import Shown, with_error
 from flatmin._core.errors import JobError
 from flatmin._core.outcomes import Outcome
 
@@ -27,8 +27,9 @@ class Result(Shown):
         method: the method's name.
     """
 
-    outcome: Any
-    method: Any
+    if TYPE_CHECKING:  # fields of each class, in its own order
+        outcome: Any
+        method: Any
 
     def reached(self) -> str:
         """What is known although the outcome is no success, for the error's sentence."""
@@ -43,7 +44,8 @@ class Result(Shown):
         Raises:
             JobError: with the outcome's sentence and what was reached.
         """
-        outcomes = self.outcome if isinstance(self.outcome, tuple) else (self.outcome,)
+        named = self.outcome if isinstance(self.outcome, tuple) else (self.outcome,)
+        outcomes = [Outcome[outcome] if isinstance(outcome, str) else outcome for outcome in named]
         failed = [i for i, outcome in enumerate(outcomes) if not outcome.success]
         if failed:
             run = f"run {failed[0]} ({len(failed)} of {len(outcomes)} failed): " if len(outcomes) > 1 else ""
@@ -86,44 +88,3 @@ class Estimate(Result, eqx.Module):
     def __float__(self) -> float:
         """The value as a Python float (scalar estimates only)."""
         return float(self.value)
-
-
-class Solution(Result, eqx.Module):
-    """A solved convex programme with its certificate.
-
-    Attributes:
-        matrix: the primal point `X`, shape (d1, d2).
-        dual: the dual point `y`, shape (m,), feasible after scaling.
-        primal_value: objective at `matrix`.
-        dual_value: objective of the dual at `dual`, a lower bound on the optimum.
-        gap: `|primal_value - dual_value| / max(|primal_value|, tiny)`, tiny the smallest normal number. Certified:
-            recomputed from `matrix` and `dual` alone, so the relative distance to the optimum is at most `gap`.
-        residual: relative constraint violation `||A(X) - b|| / max(||b||, tiny)`.
-        iterations: iterations of the method.
-        outcome: how the solve ended.
-        method: the method's name.
-        stats: further diagnostics by name.
-    """
-
-    matrix: Float[Array, "d1 d2"]
-    dual: Float[Array, " m"]
-    primal_value: float
-    dual_value: float
-    gap: float
-    residual: float
-    iterations: int
-    outcome: Outcome = eqx.field(static=True)
-    method: str = eqx.field(static=True)
-    stats: dict[str, Any] = eqx.field(default_factory=dict)
-
-    def headline(self) -> str:
-        """`objective 17.0270, certified gap 2e-15`, or how the solve ended."""
-        ended = "" if self.outcome.success else f"{self.outcome.name}, "
-        return (
-            f"{ended}objective {number(self.primal_value)}, certified gap {number(self.gap, 1)}, residual "
-            f"{number(self.residual, 1)}"
-        )
-
-    def reached(self) -> str:
-        """Gap, residual and iterations."""
-        return f"reached gap {self.gap:.1e}, residual {self.residual:.1e} after {self.iterations} iterations"

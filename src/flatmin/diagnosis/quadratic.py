@@ -4,7 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flatmin._core import Solution, UsageError, check_shape
+from flatmin._core import Outcome, Result, Solution, UsageError, check_shape
+from flatmin._core.display import number
 from flatmin.diagnosis._shared import checked, effective_rank, relative_distance
 from flatmin.measurements import AbstractMeasurements, symmetrised
 from flatmin.solvers import MinSymmetricNuclearNorm, MinTrace, solve
@@ -17,7 +18,7 @@ from flatmin.theory.ding2022 import (
 )
 
 
-class QuadraticDiagnosis(eqx.Module):
+class QuadraticDiagnosis(Result, eqx.Module):
     """How flat and how small in norm the units of a symmetric matrix are, and how far from orthogonal.
 
     Attributes:
@@ -33,6 +34,8 @@ class QuadraticDiagnosis(eqx.Module):
         distance: `||M - M_nuc||_F / ||M_nuc||_F` to the solution of smallest norm.
         residual: `||A(M) - b|| / ||b||`.
         nuclear: that solution, with its certificate.
+        outcome: `completed`.
+        method: `diagnose_quadratic`.
     """
 
     trace: float
@@ -46,6 +49,16 @@ class QuadraticDiagnosis(eqx.Module):
     distance: float
     residual: float
     nuclear: Solution
+    outcome: Outcome = eqx.field(static=True, default=Outcome.completed)
+    method: str = eqx.field(static=True, default="diagnose_quadratic")
+
+    def headline(self) -> str:
+        """How far from the flattest, from the smallest and from orthogonal units."""
+        return (
+            f"trace {number(self.excess_trace, 4)} above the flattest of its matrix (relative), norm gap "
+            f"{number(self.norm_gap, 4)}, overlap {number(self.overlap, 4)}, distance to the solution of smallest norm "
+            f"{number(self.distance, 4)}"
+        )
 
     @property
     def excess_trace(self) -> float:

@@ -4,7 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flatmin._core import Solution, UsageError, check_shape
+from flatmin._core import Outcome, Result, Solution, UsageError, check_shape
+from flatmin._core.display import number
 from flatmin.diagnosis._shared import checked, effective_rank, relative_distance
 from flatmin.measurements import AbstractMeasurements
 from flatmin.solvers import MinNuclearNorm, solve
@@ -17,7 +18,7 @@ from flatmin.theory.ding2022 import (
 )
 
 
-class Diagnosis(eqx.Module):
+class Diagnosis(Result, eqx.Module):
     """How flat, how small in norm and how balanced the factors of a matrix are.
 
     Attributes:
@@ -32,6 +33,8 @@ class Diagnosis(eqx.Module):
         distance: `||M - M_nuc||_F / ||M_nuc||_F` to the nuclear-norm solution.
         residual: `||A(M) - b|| / ||b||`.
         nuclear: the nuclear-norm solution, with its certificate.
+        outcome: `completed`.
+        method: `diagnose`.
     """
 
     scaled_trace: float
@@ -45,6 +48,16 @@ class Diagnosis(eqx.Module):
     distance: float
     residual: float
     nuclear: Solution
+    outcome: Outcome = eqx.field(static=True, default=Outcome.completed)
+    method: str = eqx.field(static=True, default="diagnose")
+
+    def headline(self) -> str:
+        """How far from the flattest, from the smallest and from balance."""
+        return (
+            f"trace {number(self.excess_trace, 4)} above the flattest of its matrix (relative), norm gap "
+            f"{number(self.norm_gap, 4)}, imbalance {number(self.imbalance, 4)}, distance to the nuclear-norm solution "
+            f"{number(self.distance, 4)}"
+        )
 
     @property
     def excess_trace(self) -> float:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from flatmin._core import AbstractObjective, JobError, Outcome, UsageError, check_finite
+from flatmin._core import AbstractObjective, Outcome, Result, UsageError, check_finite
 from flatmin.dynamics import _engine
 from flatmin.dynamics._base import AbstractDynamics, DynamicsState
 from flatmin.dynamics.checkpoint import Checkpoint, Store, fingerprint, restore
@@ -21,8 +21,8 @@ from flatmin.dynamics.until import Until
 Progress = Callable[[int, int], Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainResult:
+@dataclasses.dataclass(frozen=True, repr=False)
+class TrainResult(Result):
     """How a run ended. In an ensemble, each entry has a leading run axis.
 
     Attributes:
@@ -35,6 +35,7 @@ class TrainResult:
         divergence_step: number (from 1) of the first step that could not be taken, because the loss at its
             start was not finite, or because it made a parameter not finite; -1 for none. A
             diverged run has `step = divergence_step - 1`.
+        method: `train`.
     """
 
     params: PyTree
@@ -43,23 +44,23 @@ class TrainResult:
     outcome: Outcome | tuple[Outcome, ...]
     step: int | np.ndarray
     divergence_step: int | np.ndarray
+    method: str = "train"
 
-    def raise_if_failed(self) -> "TrainResult":
-        """Return self, or raise.
-
-        Returns:
-            This result, when all steps were done (in every run).
-
-        Raises:
-            JobError: with the outcome's sentence and the step reached.
-        """
+    def headline(self) -> str:
+        """How it ended, after how many steps, and the last value of each record."""
         outcomes = self.outcome if isinstance(self.outcome, tuple) else (self.outcome,)
-        failed = [i for i, outcome in enumerate(outcomes) if not outcome.success]
-        if failed:
-            run = f"run {failed[0]} ({len(failed)} of {len(outcomes)} failed): " if len(outcomes) > 1 else ""
-            step = np.atleast_1d(self.step)[failed[0]]
-            raise JobError(f"train: {run}{outcomes[failed[0]].value} (after {step} good steps)")
-        return self
+        counts = ", ".join(f"{outcomes.count(o)} {o.name}" for o in dict.fromkeys(outcomes))
+        ended = f"{len(outcomes)} runs ({counts})" if isinstance(self.outcome, tuple) else counts
+        steps = np.atleast_1d(self.step)
+        done = f"{steps.min():,}" + (f" to {steps.max():,}" if steps.min() < steps.max() else "")
+        lasts = "".join(f"; {name} {history.last()}" for name, history in self.records.items())
+        return f"{ended} after {done} steps{lasts}"
+
+    def reached(self) -> str:
+        """The good steps of the first run that failed."""
+        outcomes = self.outcome if isinstance(self.outcome, tuple) else (self.outcome,)
+        first = next((i for i, outcome in enumerate(outcomes) if not outcome.success), 0)
+        return f"after {np.atleast_1d(self.step)[first]} good steps"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,17 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from flatmin import linalg
-from flatmin._core import AbstractObjective, Estimate, JobError, Outcome, UsageError, check_finite, choose
+from flatmin._core import (
+    AbstractObjective,
+    Estimate,
+    Outcome,
+    Result,
+    Shown,
+    UsageError,
+    check_finite,
+    choose,
+)
+from flatmin._core.display import number
 from flatmin.dynamics._base import float_dtype
 from flatmin.dynamics._run import strong
 from flatmin.dynamics.record import whole
@@ -29,8 +39,8 @@ DENSE_LIMIT = 400  # parameters up to which the curvature at the end comes from 
 Sides = Callable[[PyTree], tuple[PyTree, PyTree]]
 
 
-@dataclasses.dataclass(frozen=True)
-class FlowHistory:
+@dataclasses.dataclass(frozen=True, repr=False)
+class FlowHistory(Shown):
     """The values of one record along a flow.
 
     Attributes:
@@ -42,8 +52,8 @@ class FlowHistory:
     values: PyTree
 
 
-@dataclasses.dataclass(frozen=True)
-class FlowResult:
+@dataclasses.dataclass(frozen=True, repr=False)
+class FlowResult(Result):
     """Where a gradient flow went and how it ended.
 
     Attributes:
@@ -66,6 +76,7 @@ class FlowResult:
             a monotone path.
         lowest_curvature: lowest Hessian eigenvalue at a stationary end, `None` elsewhere.
         highest_curvature: highest Hessian eigenvalue at a stationary end, `None` elsewhere.
+        method: `gradient_flow`.
     """
 
     params: PyTree
@@ -82,22 +93,15 @@ class FlowResult:
     loss_rise: float
     lowest_curvature: Estimate | None
     highest_curvature: Estimate | None
+    method: str = "gradient_flow"
 
-    def raise_if_failed(self) -> "FlowResult":
-        """Return self, or raise.
+    def headline(self) -> str:
+        """How it ended, where, and the loss there."""
+        return f"{self.outcome.name}: loss {number(self.loss, 4)}, {self.reached()}"
 
-        Returns:
-            This result, when the flow converged or completed.
-
-        Raises:
-            JobError: with the outcome's sentence, the time and the stationarity reached.
-        """
-        if not self.outcome.success:
-            raise JobError(
-                f"gradient_flow: {self.outcome.value} (at time {self.time:.3g} after {self.accepted} steps, gradient "
-                f"{self.stationarity:.1e} of its largest)"
-            )
-        return self
+    def reached(self) -> str:
+        """Time, steps and gradient."""
+        return f"at time {self.time:.3g} after {self.accepted} steps, gradient {self.stationarity:.1e} of its largest"
 
 
 class _Path(NamedTuple):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
-from flatmin._core import AbstractObjective
+from flatmin._core import AbstractObjective, Shown
 from flatmin.dynamics._run import TrainResult
 from flatmin.dynamics.descent import GradientDescent
 from flatmin.dynamics.flow import FlowResult, gradient_flow
@@ -17,8 +17,8 @@ from flatmin.dynamics.record import Record, whole
 from flatmin.dynamics.train import train
 
 
-@dataclasses.dataclass(frozen=True)
-class MatchedRuns:
+@dataclasses.dataclass(frozen=True, repr=False)
+class MatchedRuns(Shown):
     """Gradient descent beside gradient flow at the same times `t = eta * steps`.
 
     Attributes:

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from flatmin._core import UsageError
+from flatmin._core import Shown, UsageError
+from flatmin._core.display import number
 
 
 def whole(argument: str, value: Any, least: int) -> int:
@@ -106,8 +107,8 @@ def log_spaced(steps: int, count: int) -> list[int]:
     return np.unique(np.rint(np.geomspace(1, steps, count)).astype(np.int64)).tolist()
 
 
-@dataclasses.dataclass(frozen=True)
-class History:
+@dataclasses.dataclass(frozen=True, repr=False)
+class History(Shown):
     """The values of one record.
 
     Attributes:
@@ -118,6 +119,19 @@ class History:
 
     steps: Int[np.ndarray, " t"]
     values: PyTree
+
+    def headline(self) -> str:
+        """How many values, up to which step, and the last."""
+        return f"{len(self.steps)} values up to step {int(self.steps[-1]):,}, the last {self.last()}"
+
+    def last(self) -> str:
+        """The last value as text: a number, or the shape of what was recorded."""
+        if isinstance(self.values, np.ndarray) and self.values.ndim == 1:
+            return number(self.values[-1], 4)
+        if isinstance(self.values, np.ndarray) and self.values.ndim == 2 and self.values.shape[1] == len(self.steps):
+            return f"from {number(self.values[:, -1].min(), 4)} to {number(self.values[:, -1].max(), 4)}"
+        shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(self.values))
+        return f"recorded with shape {shapes}"
 
     @staticmethod
     def stack(samples: list[tuple[int, PyTree]], axis: int) -> "History":

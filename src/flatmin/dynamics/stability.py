@@ -16,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
-from flatmin._core import Estimate, UsageError, check_positive
+from flatmin._core import Estimate, Shown, UsageError, check_positive
 from flatmin.dynamics._engine import LOSS_LIMIT
 from flatmin.dynamics._run import TrainResult
 
 Kind = Literal["converged", "edge of stability", "oscillating", "diverged", "descending"]
 
 
-@dataclasses.dataclass(frozen=True)
-class RunClass:
+@dataclasses.dataclass(frozen=True, repr=False)
+class RunClass(Shown):
     """The class of a run.
 
     Attributes:
@@ -42,6 +42,10 @@ class RunClass:
     started_beyond: bool
     rises: float
     reason: str
+
+    def headline(self) -> str:
+        """The class, when it was decided, and why."""
+        return f"{self.kind}, decided at step {self.step:,}: {self.reason}"
 
 
 def classify_run(
@@ -228,8 +232,8 @@ def progressive_sharpening_rate(
     return Estimate(jnp.asarray(slope), jnp.asarray(error), "standard error", "line fit")
 
 
-@dataclasses.dataclass(frozen=True)
-class StabilityReport:
+@dataclasses.dataclass(frozen=True, repr=False)
+class StabilityReport(Shown):
     """Sharpness along one run, with the line it is compared to.
 
     Attributes:

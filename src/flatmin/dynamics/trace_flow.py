@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from flatmin._core import JobError, Outcome, UsageError, check_finite, check_positive, choose
+from flatmin._core import Outcome, Result, UsageError, check_finite, check_positive, choose
+from flatmin._core.display import number
 from flatmin.dynamics._chebyshev import MOST_STAGES, stable_radius
 from flatmin.dynamics._trace_walker import LOSS_LIMIT, Walker, value_of
 from flatmin.dynamics.flow import FlowHistory
@@ -34,8 +35,8 @@ STALL, ROUNDING = 40, 1e-13  # a stall: so many steps with no more change of the
 KernelSolve = Literal["auto", "cg", "preconditioned"]
 
 
-@dataclasses.dataclass(frozen=True)
-class TraceFlowResult:
+@dataclasses.dataclass(frozen=True, repr=False)
+class TraceFlowResult(Result):
     """Where a trace flow went and how it ended.
 
     Attributes:
@@ -59,6 +60,7 @@ class TraceFlowResult:
         kernels_formed: how often the kernel was formed for an approximate inverse.
         kernel_solve: `"cg"` or `"preconditioned"`, as it was done.
         precision: of the last slopes: `"float64"` or `"float32"`; points, losses and traces are in that of the params.
+        method: `trace_flow`.
     """
 
     params: PyTree
@@ -79,22 +81,19 @@ class TraceFlowResult:
     kernels_formed: int
     kernel_solve: str
     precision: str
+    method: str = "trace_flow"
 
-    def raise_if_failed(self) -> "TraceFlowResult":
-        """Return self, or raise.
+    def headline(self) -> str:
+        """How it ended, where, and the trace there."""
+        fell = f"trace {number(self.trace[0], 6)} to {number(self.trace[-1], 6)}"
+        return f"{self.outcome.name}: {fell}, {self.reached()}"
 
-        Returns:
-            This result, when the flow converged or completed.
-
-        Raises:
-            JobError: with the outcome's sentence, the time and the stationarity reached.
-        """
-        if not self.outcome.success:
-            raise JobError(
-                f"trace_flow: {self.outcome.value} (at time {self.time:.3g} after {self.accepted} steps, projected "
-                f"gradient {self.stationarity:.1e} of the whole)"
-            )
-        return self
+    def reached(self) -> str:
+        """Time, steps and projected gradient."""
+        return (
+            f"at time {self.time:.3g} after {self.accepted} steps, projected gradient {self.stationarity:.1e} of the "
+            "whole"
+        )
 
 
 def trace_flow(

@@ -16,11 +16,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
+from flatmin._core import shown_tuple
+
 Residual = Callable[[PyTree], Float[Array, " m"]]
 BLOCK = 256  # columns of the kernel formed at the same time
 RIDGE = {"float64": 1e-8, "float32": 3e-7}  # of lambda_max, added to K before it is inverted: K may be singular
 
 
+@shown_tuple
 class Projection(NamedTuple):
     """A vector split into its tangent part and `J^T multipliers`.
 
@@ -39,6 +42,7 @@ class Projection(NamedTuple):
     size: Float[Array, ""]
 
 
+@shown_tuple
 class Retraction(NamedTuple):
     """A point brought back to the set.
 

@@ -4,45 +4,26 @@ import dataclasses
 
 import numpy as np
 
-from flatmin._core import Outcome
-from flatmin.solvers.large import FactoredSolution
+from flatmin._core import Certificate, Certified, Outcome, Shown
 
 
-@dataclasses.dataclass(frozen=True)
-class Proof:
-    """The certificate of a fitted convex programme.
+@dataclasses.dataclass(frozen=True, repr=False)
+class Proof(Certified):
+    """The certificate of a fitted convex programme, and how it came about.
 
     Attributes:
-        primal_value: objective at the fit.
-        dual_value: a lower bound on the optimum.
-        gap: relative: the fit is within this fraction of the best objective.
+        certificate: objective at the fit, lower bound, relative gap, and the probability that the bound is wrong.
         outcome: how the solve ended.
         method: how the bound was obtained, in a sentence.
-        failure_probability: that the bound is wrong, over the solver's random numbers; 0 where it is exact.
     """
 
-    primal_value: float
-    dual_value: float
-    gap: float
+    certificate: Certificate
     outcome: Outcome
     method: str
-    failure_probability: float = 0.0
-
-    @classmethod
-    def of_factors(cls, solution: FactoredSolution) -> "Proof":
-        """The certificate of a large completion."""
-        return cls(
-            solution.primal_value,
-            solution.dual_value,
-            solution.gap,
-            solution.outcome,
-            solution.bound.method,
-            solution.bound.failure_probability,
-        )
 
 
-@dataclasses.dataclass(frozen=True)
-class Flatness:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Flatness(Shown):
     """Curvature of `f(L, R) = (1/m) ||A(L R^T) - b||^2` at the fitted factors, and at others of the same matrix.
 
     Attributes:

@@ -112,7 +112,7 @@ class _Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.rank_ = solution.rank
         self.n_iter_ = max(1, solution.sweeps)
         self.n_entries_ = m
-        self.certificate_ = Proof.of_factors(solution)
+        self.certificate_ = Proof(solution.certificate, solution.outcome, solution.bound.method)
         self.flatness_: Flatness = completion_flatness(
             solution.left, solution.right, problem.row_counts / m, problem.col_counts / m
         )

@@ -97,16 +97,14 @@ class FlatCovariance(RegressorMixin, BaseEstimator):
     def _keep(self, X: np.ndarray, penalty: float, solution: Solution) -> None:
         matrix = np.asarray(solution.matrix, np.float64)
         values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
-        kept = values > max(solution.gap if np.isfinite(solution.gap) else 1.0, 1e-12) * np.abs(values).sum()
+        kept = values > solution.rank_tolerance
         self.covariance_ = 0.5 * (matrix + matrix.T)
         self.factor_ = vectors[:, kept] * np.sqrt(values[kept])
         self.rank_ = int(kept.sum())
         self.penalty_ = float(penalty)
         self.n_iter_ = max(1, int(solution.iterations))
         self.certificate_ = Proof(
-            solution.primal_value,
-            solution.dual_value,
-            solution.gap,
+            solution.certificate,
             solution.outcome,
             "dual point of the solver, scaled to feasibility by a whole eigenvalue decomposition",
         )

@@ -92,7 +92,7 @@ class FlatRobustPCA(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 stacklevel=2,
             )
         U, s, Vt = np.linalg.svd(matrix, full_matrices=False)
-        kept = s > max(solution.gap if np.isfinite(solution.gap) else 1.0, 1e-12) * s.sum()
+        kept = s > solution.rank_tolerance
         self.left_, self.right_ = U[:, kept] * np.sqrt(s[kept]), Vt[kept].T * np.sqrt(s[kept])
         self.rank_ = int(kept.sum())
         self.low_rank_ = matrix
@@ -101,9 +101,7 @@ class FlatRobustPCA(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.scale_ = float(np.sqrt(np.mean(entries.values**2)))
         self.n_iter_ = max(1, int(solution.iterations))
         self.certificate_ = Proof(
-            solution.primal_value,
-            solution.dual_value,
-            solution.gap,
+            solution.certificate,
             solution.outcome,
             "dual point of the solver, scaled to feasibility by a whole singular value decomposition",
         )

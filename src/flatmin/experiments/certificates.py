@@ -2,10 +2,11 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from flatmin._core import Solution
+import flatmin._core as core
+from flatmin._core import Result, Solution
 
 
-class Certificate(BaseModel):
+class Certificate(Result, BaseModel):
     """What proves a convex value: a primal point, a dual bound and the gap between them.
 
     Attributes:
@@ -31,6 +32,15 @@ class Certificate(BaseModel):
     iterations: int
     outcome: str
     success: bool
+
+    @property
+    def certificate(self) -> core.Certificate:
+        """The numbers alone."""
+        return core.Certificate(self.primal_value, self.dual_value, self.gap, self.residual)
+
+    def headline(self) -> str:
+        """What was solved, and what is proved of it."""
+        return f"{self.name}: {self.certificate.headline()} ({self.outcome})"
 
     @classmethod
     def from_solution(cls, name: str, solution: Solution) -> "Certificate":

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from flatmin import linalg
-from flatmin._core import Estimate, UsageError
+from flatmin._core import Estimate, UsageError, shown_tuple
 from flatmin.flatness.methods import AbstractMethod, Auto, Dense, Lanczos
 from flatmin.flatness.trace import DENSE_LIMIT, Loss, loss_of
 from flatmin.problems import RecoveryProblem
 
 
+@shown_tuple
 class CurvatureRange(NamedTuple):
     """The lowest and the highest eigenvalue of a Hessian.
 
@@ -29,7 +30,7 @@ class CurvatureRange(NamedTuple):
         """Whether the eigenvalue of largest size is negative: what a power iteration on |Hv| takes for a sharpness."""
         return float(self.lowest) < -float(self.highest)
 
-    def __str__(self) -> str:
+    def headline(self) -> str:
         """Both ends with their errors, in one sentence."""
         text = (
             f"curvature from {float(self.lowest):.6g} (+- {float(self.lowest.error):.1g}) to "

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from flatmin._core import shown_tuple
 from flatmin.flatness.deep_products import normalise, shift, sum_layers
 from flatmin.linalg import safe_norm
 from flatmin.measurements import kernel_form, moment_matrix
@@ -14,6 +15,7 @@ from flatmin.parameterizations import DeepMatrix
 from flatmin.problems import RecoveryProblem
 
 
+@shown_tuple
 class Stationarity(NamedTuple):
     """How far the residual part of the Hessian is from zero.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from flatmin._core import UsageError, check_at_least
+from flatmin._core import UsageError, check_at_least, shown_tuple
 from flatmin.measurements import (
     AbstractMeasurements,
     col_gram,
@@ -22,6 +22,7 @@ from flatmin.theory.gatmiry2023 import rip_regulariser_lower
 BoundKind = Literal["convex programme", "closed form", "single measurements", "none"]
 
 
+@shown_tuple
 class LowerBound(NamedTuple):
     """A proven lower end.
 
@@ -35,6 +36,7 @@ class LowerBound(NamedTuple):
     kind: BoundKind
 
 
+@shown_tuple
 class RipEstimate(NamedTuple):
     """What the restricted isometry property would say; an estimate, not a bound, since delta is one.
 

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from flatmin._core import (
-    JobError,
     Outcome,
+    Result,
     UsageError,
     as_real,
     check_finite,
@@ -19,6 +19,7 @@ from flatmin._core import (
     check_shape,
     require_float64,
 )
+from flatmin._core.display import number
 from flatmin.interpolators._chain import Chain, ChainResult, gap_bound, minimise_chain
 from flatmin.measurements import AbstractMeasurements, col_gram, materialise, right_vector, row_gram
 from flatmin.parameterizations import DeepMatrix
@@ -28,8 +29,8 @@ LowerKind = Literal["geodesic convexity", "closed form", "single measurements", 
 ROUNDING = 50  # units of rounding of the value, times the longest sum
 
 
-@dataclasses.dataclass(frozen=True)
-class InducedRegulariser:
+@dataclasses.dataclass(frozen=True, repr=False)
+class InducedRegulariser(Result):
     """`F(M)` between two ends.
 
     Attributes:
@@ -49,6 +50,7 @@ class InducedRegulariser:
         curvature_error: residual bound of it.
         iterations: Newton steps.
         outcome: `converged` (the interval is within the tolerance), else `stalled` or `max_iterations`.
+        method: `induced_regulariser`.
     """
 
     value: float
@@ -63,6 +65,17 @@ class InducedRegulariser:
     curvature_error: float
     iterations: int
     outcome: Outcome
+    method: str = "induced_regulariser"
+
+    def headline(self) -> str:
+        """`F(M) in [27.85, 27.85], gap 2e-12, rank 2`."""
+        ended = "" if self.outcome.success else f"{self.outcome.name}: "
+        ends = f"F(M) in [{number(self.lower, 10)}, {number(self.value, 10)}], gap {number(self.gap, 1)}"
+        return f"{ended}{ends}, lower end by {self.lower_kind}, rank {self.rank}"
+
+    def reached(self) -> str:
+        """The interval."""
+        return f"the value lies between {self.lower:.6g} and {self.value:.6g}"
 
     @property
     def gap(self) -> float:
@@ -96,22 +109,6 @@ class InducedRegulariser:
         for j, frame in enumerate(frames):
             lifted[j], lifted[j + 1] = frame @ lifted[j], lifted[j + 1] @ frame.T
         return tuple(lifted)
-
-    def raise_if_failed(self) -> "InducedRegulariser":
-        """Return self, or raise.
-
-        Returns:
-            This result, when its interval is within the tolerance.
-
-        Raises:
-            JobError: with the outcome's sentence and the interval.
-        """
-        if not self.outcome.success:
-            raise JobError(
-                f"induced_regulariser: {self.outcome.value} (the value lies between {self.lower:.6g} and "
-                f"{self.value:.6g})"
-            )
-        return self
 
 
 def induced_regulariser(

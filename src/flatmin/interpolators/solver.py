@@ -9,7 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flatmin._core import JobError, Outcome, UsageError, check_at_least, check_positive, choose, require_float64
+from flatmin._core import (
+    Outcome,
+    Result,
+    Shown,
+    UsageError,
+    check_at_least,
+    check_positive,
+    choose,
+    require_float64,
+)
+from flatmin._core.display import number
 from flatmin.dynamics import TraceFlowResult
 from flatmin.interpolators._model import Model, fits, product
 from flatmin.interpolators._newton import NewtonResult, escape, minimise_at_width
@@ -32,8 +42,8 @@ ESCAPE = 1e-7  # a further rank-one term is tried where it pays by more than thi
 Layers = tuple[Float[Array, "_ _"], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Start:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Start(Shown):
     """What became of one start.
 
     Attributes:
@@ -55,8 +65,8 @@ class Start:
     projected: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class FlattestSolution:
+@dataclasses.dataclass(frozen=True, repr=False)
+class FlattestSolution(Result):
     """The flattest interpolating parameters found, with what is known about them.
 
     Attributes:
@@ -113,26 +123,19 @@ class FlattestSolution:
     outcome: Outcome
     method: str
 
+    def headline(self) -> str:
+        """The trace, its proven lower end, and the two conditions."""
+        bound = f", lower end {number(self.lower)} ({self.lower_kind})" if self.lower_kind != "none" else ""
+        return f"{self.outcome.name}: trace {number(self.trace)}{bound}, rank {self.rank}, {self.reached()}"
+
+    def reached(self) -> str:
+        """The conditions of first and second order."""
+        return f"projected gradient {self.stationarity:.1e} of the whole, smallest curvature {self.curvature:.1e}"
+
     @property
     def gap(self) -> float:
         """`(trace - lower) / trace`; as good as the bound's kind."""
         return (self.trace - self.lower) / self.trace if self.trace > 0 else 0.0
-
-    def raise_if_failed(self) -> "FlattestSolution":
-        """Return self, or raise.
-
-        Returns:
-            This solution, when its outcome is a success.
-
-        Raises:
-            JobError: with the outcome's sentence and the conditions reached.
-        """
-        if not self.outcome.success:
-            raise JobError(
-                f"flattest: {self.outcome.value} (projected gradient {self.stationarity:.1e} of the whole, smallest "
-                f"curvature {self.curvature:.1e})"
-            )
-        return self
 
 
 def flattest(

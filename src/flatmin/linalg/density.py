@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from flatmin._core import UsageError
+from flatmin._core import Shown, UsageError
 
 Matvec = Callable[[Float[Array, " p"]], Float[Array, " p"]]
 
 
-class SpectralDensity(eqx.Module):
+class SpectralDensity(Shown, eqx.Module):
     """The density of eigenvalues `(1/p) sum_i delta(x - lambda_i)` as weighted nodes, one set a probe.
 
     Attributes:

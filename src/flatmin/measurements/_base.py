@@ -11,9 +11,16 @@ import abc
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from flatmin._core import Shown
+from flatmin._core.display import shape
 
-class AbstractMeasurements(eqx.Module):
+
+class AbstractMeasurements(Shown, eqx.Module):
     """A linear map from matrices to `m` numbers."""
+
+    def headline(self) -> str:
+        """`30 measurements of a 6 x 6 matrix`."""
+        return f"{self.num_measurements:,} measurements of a {shape(self.matrix_shape)} matrix"
 
     @property
     @abc.abstractmethod

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flatmin._core import UsageError, check_at_least
+from flatmin._core import Shown, UsageError, check_at_least
+from flatmin._core.display import number
 from flatmin.measurements._base import AbstractMeasurements
 from flatmin.measurements._generic import HIGHEST, default_dtype, kernel_form, left_vector, moment_matrix, right_vector
 
@@ -21,7 +22,7 @@ CANDIDATES = 8
 """Each start is the best of so many random directions by its first value: a tenth of the cost of a start."""
 
 
-class RipEstimate(eqx.Module):
+class RipEstimate(Shown, eqx.Module):
     """A restricted isometry constant: a lower estimate, or the exact value at full rank.
 
     Attributes:
@@ -52,6 +53,12 @@ class RipEstimate(eqx.Module):
     rank: int = eqx.field(static=True)
     restarts: int = eqx.field(static=True)
     exact: bool = eqx.field(static=True)
+
+    def headline(self) -> str:
+        """`delta >= 0.31 (lower estimate, rank 2, 16 starts of which 0.8 agree)`."""
+        sign = "=" if self.exact else ">="
+        starts = "" if self.exact else f", {self.restarts} starts of which {number(self.agreement, 2)} agree"
+        return f"delta {sign} {number(self.delta)} ({self.kind}, rank {self.rank}{starts})"
 
     @property
     def kind(self) -> str:

@@ -10,12 +10,17 @@ import abc
 import equinox as eqx
 from jaxtyping import Array, Float, Key, PyTree
 
-from flatmin._core import UsageError
+from flatmin._core import Shown, UsageError
+from flatmin._core.display import shape
 from flatmin.parameterizations.schemes import AbstractScheme
 
 
-class AbstractParameterization(eqx.Module):
+class AbstractParameterization(Shown, eqx.Module):
     """A smooth map from parameters to a matrix."""
+
+    def headline(self) -> str:
+        """The matrix that is made; each kind's settings stand in its fields."""
+        return f"a {shape(self.matrix_shape)} matrix from parameters"
 
     @property
     @abc.abstractmethod

@@ -5,13 +5,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree, ScalarLike
 
-from flatmin._core import UsageError, check_at_least, check_shape, is_traced
+from flatmin._core import Shown, UsageError, check_at_least, check_shape, is_traced
 from flatmin.measurements import AbstractMeasurements
 from flatmin.parameterizations import AbstractParameterization
 from flatmin.problems.recovery import RecoveryProblem
 
 
-class PlantedProblem(eqx.Module):
+class PlantedProblem(Shown, eqx.Module):
     """A recovery problem and the matrix that made its targets.
 
     Attributes:
@@ -26,6 +26,13 @@ class PlantedProblem(eqx.Module):
     truth: Float[Array, "d1 d2"]
     outliers: Float[Array, "d1 d2"] | None = None
     held_out: RecoveryProblem | None = None
+
+    def headline(self) -> str:
+        """The problem, and what else is known of it."""
+        held = "" if self.held_out is None else f"; {self.held_out.num_samples:,} measurements held out"
+        return (
+            self.problem.headline() + "; truth known" + (", gross errors" if self.outliers is not None else "") + held
+        )
 
     def squared_error(self, params: PyTree) -> Float[Array, ""]:
         """`||X(params) - M* - S*||_F^2`; for Gaussian measurements this is the population loss [G, Sec 5.3]."""

@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from flatmin._core import AbstractObjective, UsageError, check_finite, check_shape
+from flatmin._core import AbstractObjective, Shown, UsageError, check_finite, check_shape
 from flatmin.measurements import AbstractMeasurements, take
 from flatmin.parameterizations import AbstractParameterization
 
 
-class RecoveryProblem(AbstractObjective):
+class RecoveryProblem(Shown, AbstractObjective):
     """`f(params) = (1/m) sum_i (<A_i, X(params)> - b_i)^2` (mean of squares, no 1/2).
 
     Attributes:
@@ -29,6 +29,11 @@ class RecoveryProblem(AbstractObjective):
             )
         check_shape("targets", self.targets, (self.measurements.num_measurements,))
         check_finite("targets", self.targets)
+
+    def headline(self) -> str:
+        """`30 measurements of a 6 x 6 matrix (DenseMeasurements, DeepMatrix)`."""
+        kinds = f"{type(self.measurements).__name__}, {type(self.parameterization).__name__}"
+        return f"{self.measurements.headline()} ({kinds})"
 
     @property
     def num_samples(self) -> int:

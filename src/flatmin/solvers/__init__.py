@@ -1,5 +1,6 @@
 """Convex programmes over matrices that are seen through measurements, solved with a certified gap."""
 
+from flatmin._core import Certificate as Certificate
 from flatmin.solvers._base import AbstractMethod as AbstractMethod
 from flatmin.solvers._base import AbstractProgram as AbstractProgram
 from flatmin.solvers._base import Auto as Auto
@@ -7,7 +8,7 @@ from flatmin.solvers._base import select_method as select_method
 from flatmin.solvers._base import solve as solve
 from flatmin.solvers.batch import solve_batch as solve_batch
 from flatmin.solvers.batch import value_on_host as value_on_host
-from flatmin.solvers.certificate import Certificate as Certificate
+from flatmin.solvers.certificate import CertifiedPoint as CertifiedPoint
 from flatmin.solvers.certificate import certify as certify
 from flatmin.solvers.closed_form import ClosedForm as ClosedForm
 from flatmin.solvers.douglas_rachford import DouglasRachford as DouglasRachford

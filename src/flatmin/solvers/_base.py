@@ -7,6 +7,7 @@ N°(A*(y)) <= 1`, so N, N°, h and h* are all that a certificate needs. A method
 
 import abc
 import functools
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -32,13 +33,23 @@ class AbstractProgram(eqx.Module):
         measurements: `A`, in float64.
         targets: `b`, shape (m,), finite, float64.
         misfit: h.
+        objective: what N is called.
     """
 
     measurements: eqx.AbstractVar[AbstractMeasurements]
     targets: eqx.AbstractVar[Array]
     misfit: eqx.AbstractVar[AbstractMisfit]
+    objective: ClassVar[str] = "objective"
 
     def __check_init__(self):
+        if not isinstance(self.measurements, AbstractMeasurements):
+            raise UsageError(
+                f"measurements: got {type(self.measurements).__name__}, expected measurements such as gaussian(...)"
+            )
+        if not isinstance(self.misfit, AbstractMisfit):
+            raise UsageError(
+                f"misfit: got {type(self.misfit).__name__}, expected a misfit such as Exact() or L2Ball(1)"
+            )
         if is_traced(self.targets, *_floats(self.measurements)):
             raise UsageError(
                 "targets, measurements: got traced values, expected arrays; a solve decides on the host when to stop: "
@@ -55,6 +66,31 @@ class AbstractProgram(eqx.Module):
     @abc.abstractmethod
     def polar_norm(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
         """`N°(Z) = max { <Z, X> : N(X) <= 1 }`."""
+
+
+def check_program(program: AbstractProgram) -> None:
+    """Refuse anything but a programme.
+
+    Raises:
+        UsageError: naming what was got.
+    """
+    if not isinstance(program, AbstractProgram):
+        raise UsageError(
+            f"program: got {type(program).__name__}, expected a programme such as MinNuclearNorm(measurements, targets)"
+        )
+
+
+def refuse_start(method: str, start: Solution | None) -> None:
+    """For methods that begin at nothing but the programme.
+
+    Raises:
+        UsageError: if a start was given.
+    """
+    if start is not None:
+        raise UsageError(
+            f"start: got a solution, expected None: {method} has no use for a start; leave it out, or use "
+            "DouglasRachford() where the programme has a proximal map"
+        )
 
 
 def _floats(measurements: AbstractMeasurements) -> list[Array]:

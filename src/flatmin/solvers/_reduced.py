@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import jax.numpy as jnp
 import numpy as np
 
-from flatmin._core import Outcome, Solution
+from flatmin._core import Certificate, Outcome, Solution
 from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers._faces import on_exposed_face
 from flatmin.solvers._gauges import Trace
@@ -13,7 +13,7 @@ from flatmin.solvers._host import host_map
 from flatmin.solvers._host_splitting import as_tensor
 from flatmin.solvers._plain import Plain
 from flatmin.solvers._solution import RESIDUAL, certified
-from flatmin.solvers.certificate import Certificate
+from flatmin.solvers.certificate import CertifiedPoint
 from flatmin.solvers.misfits import Exact
 
 
@@ -53,7 +53,8 @@ def face_solution(
         "error": face.error,
     }
     return certified(
-        Certificate(matrix, dual, found.value, found.bound, found.gap, found.residual),
+        program,
+        CertifiedPoint(matrix, dual, Certificate.between(found.value, found.bound, found.residual)),
         tolerance,
         method="FacialReduction",
         iterations=iterations + found.steps,

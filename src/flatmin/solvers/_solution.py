@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flatmin._core import Outcome, Solution
+from flatmin._core import Certificate, Outcome, Solution
 from flatmin.solvers._base import AbstractProgram
-from flatmin.solvers.certificate import Certificate, relative_residual
+from flatmin.solvers._rank import resolved_rank
+from flatmin.solvers.certificate import CertifiedPoint, relative_residual
+from flatmin.solvers.misfits import Exact, L1Ball, L2Ball
 
 RESIDUAL = 1e-10
 """Largest relative residual of an accepted solution."""
 
-RANK_FLOOR = 1e-12
-"""Singular values below this fraction of the primal value are never counted."""
-
 
 def certified(
-    certificate: Certificate,
+    program: AbstractProgram,
+    point: CertifiedPoint,
     tolerance: float,
     *,
     method: str,
@@ -30,37 +30,60 @@ def certified(
     """A solution whose outcome follows from its certificate.
 
     Args:
-        certificate: what was proved.
+        program: the programme.
+        point: the points and what they prove.
         tolerance: largest accepted gap.
         method: the method's name.
         iterations: iterations spent.
         shortfall: the outcome if the certificate falls short.
-        stats: further diagnostics; the singular values, the rank and its tolerance are added. Singular values
-            below `max(gap, 1e-12) * N(X)` count as zero: the objective is not known to more than that.
+        stats: further diagnostics; the singular values are added, and rank and its tolerance under their old names.
 
     Returns:
         The solution.
     """
-    values = np.linalg.svd(np.asarray(certificate.matrix), compute_uv=False)
-    rank_tolerance = max(certificate.gap, RANK_FLOOR) * values.sum()
-    reached = certificate.gap <= tolerance and certificate.residual <= RESIDUAL
+    values = np.linalg.svd(np.asarray(point.matrix), compute_uv=False)
+    reached = accepted(point, tolerance)
+    rank, rank_tolerance = resolved_rank(
+        values,
+        gap=point.gap,
+        reached=reached,
+        objective=point.primal_value,
+        norm=float(program.norm(point.matrix)),
+        data_size=_data_size(program),
+    )
     return Solution(
-        matrix=certificate.matrix,
-        dual=certificate.dual,
-        primal_value=certificate.primal_value,
-        dual_value=certificate.dual_value,
-        gap=certificate.gap,
-        residual=certificate.residual,
+        matrix=point.matrix,
+        dual=point.dual,
+        primal_value=point.primal_value,
+        dual_value=point.dual_value,
+        gap=point.gap,
+        residual=point.residual,
         iterations=iterations,
         outcome=Outcome.converged if reached else shortfall,
         method=method,
-        stats={
-            "singular_values": values,
-            "rank": int(np.sum(values > rank_tolerance)),
-            "rank_tolerance": float(rank_tolerance),
-            **stats,
-        },
+        stats={"singular_values": values, "rank": rank, "rank_tolerance": rank_tolerance, **stats},
+        rank=rank,
+        rank_tolerance=rank_tolerance,
+        objective=_objective(program),
     )
+
+
+def _objective(program: AbstractProgram) -> str:
+    constrained = isinstance(program.misfit, Exact | L2Ball | L1Ball)
+    return program.objective if constrained else f"{program.objective} and misfit"
+
+
+def accepted(point: CertifiedPoint, tolerance: float) -> bool:
+    """Whether a point is a solution: the one test that ends iterations and decides the outcome."""
+    return point.gap <= tolerance and point.residual <= RESIDUAL
+
+
+def _data_size(program: AbstractProgram) -> float:
+    """The Frobenius norm of the first steepest-descent point of `||A(X) - b||^2`, at most that of any exact fit."""
+    back = np.asarray(program.measurements.adjoint(program.targets))
+    again = np.linalg.norm(np.asarray(program.measurements.forward(jnp.asarray(back))))
+    size = np.linalg.norm(back)
+    return float(size * (size / again) ** 2) if again > 0 else 0.0
 
 
 def infeasible(
@@ -79,6 +102,10 @@ def infeasible(
         A solution with both values infinite, no gap, the proof in `stats["proof"]` and the size of its rounding,
         `stats["proof_error"] = N°(A*(y))`: every feasible X has `N(X) >= 1 / proof_error`.
     """
+    values = np.linalg.svd(np.asarray(nearest), compute_uv=False)
+    rank, rank_tolerance = resolved_rank(
+        values, gap=0.0, reached=False, objective=math.inf, norm=math.nan, data_size=_data_size(program)
+    )
     return Solution(
         matrix=nearest,
         dual=proof,
@@ -93,12 +120,21 @@ def infeasible(
             "proof": proof,
             "proof_error": float(program.polar_norm(program.measurements.adjoint(proof))),
         },
+        rank=rank,
+        rank_tolerance=rank_tolerance,
+        objective=_objective(program),
     )
 
 
+def fits_zero(program: AbstractProgram) -> bool:
+    """Whether X = 0 is feasible at no charge, so that it is the answer."""
+    residual = -program.targets
+    return not float(program.misfit.violation(residual)) and not float(program.misfit.value(residual))
+
+
 def zero(program: AbstractProgram, method: str) -> Solution:
-    """The answer to `b = 0`: X = 0, y = 0, both values 0."""
+    """The answer where `fits_zero`: X = 0, y = 0, both values 0."""
     matrix, dual = jnp.zeros(program.measurements.matrix_shape), jnp.zeros_like(program.targets)
-    certificate = Certificate(matrix, dual, 0.0, 0.0, 0.0, 0.0)
+    point = CertifiedPoint(matrix, dual, Certificate.between(0.0, 0.0))
     stats = {"polished": False, "seconds": {}}
-    return certified(certificate, 0.0, method=method, iterations=0, shortfall=Outcome.stalled, stats=stats)
+    return certified(program, point, 0.0, method=method, iterations=0, shortfall=Outcome.stalled, stats=stats)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from flatmin._core import Outcome, Solution, UsageError, check_positive
+from flatmin._core import Certificate, Outcome, Solution, UsageError, check_positive
 from flatmin._core.threads import blas_threads
 from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
@@ -18,8 +18,8 @@ from flatmin.solvers._host_splitting import Found, Spectral, split, whiten
 from flatmin.solvers._interior import ROOMY
 from flatmin.solvers._plain import Plain, to_plain
 from flatmin.solvers._reduced import face_solution
-from flatmin.solvers._solution import certified, zero
-from flatmin.solvers.certificate import Certificate
+from flatmin.solvers._solution import certified, fits_zero, zero
+from flatmin.solvers.certificate import CertifiedPoint
 from flatmin.solvers.interior_point import MAX_ENTRIES, central_points, interior_cost, patience
 from flatmin.solvers.misfits import Exact
 from flatmin.solvers.pursuit import Pursuit, pursue
@@ -71,7 +71,7 @@ def _solve(program: AbstractProgram, tolerance: float, max_iterations: int, belo
     if op is None:
         raise UsageError(f"programs: {type(plain.measurements).__name__} is too large for a batch; use solve")
     targets = np.asarray(program.targets)
-    if not targets.any():
+    if fits_zero(program):
         return zero(program, "solve_batch")
     began = time.perf_counter()
     shape = program.measurements.matrix_shape
@@ -81,6 +81,7 @@ def _solve(program: AbstractProgram, tolerance: float, max_iterations: int, belo
     def finished(found: Found, *, by_pursuit: bool = False) -> Solution:
         limited = Outcome.max_iterations if found.iterations >= max_iterations else Outcome.stalled
         return certified(
+            program,
             prove(found.matrix, found.dual),
             tolerance,
             method="solve_batch",
@@ -167,7 +168,7 @@ def value_on_host(program: AbstractProgram, matrix: ArrayLike) -> float:
 
 def certificate_on_host(
     op: HostMap, plain: Plain, targets: np.ndarray, gauge: Spectral, matrix: np.ndarray, dual: np.ndarray
-) -> Certificate:
+) -> CertifiedPoint:
     """What a point and multipliers of a plain programme prove: `certify` without compilation.
 
     Args:
@@ -193,5 +194,4 @@ def certificate_on_host(
     residual = float(np.linalg.norm(op.forward(matrix) - targets) / np.linalg.norm(targets))
     scales = [np.asarray(scale) for scale in plain.inverse_scales]
     left = multiply(scales[0], matrix, scales[1]) if scales else matrix
-    gap = abs(primal - bound) / max(abs(primal), np.finfo(float).tiny)
-    return Certificate(jnp.asarray(left), jnp.asarray(dual), primal, bound, gap, residual)
+    return CertifiedPoint(jnp.asarray(left), jnp.asarray(dual), Certificate.between(primal, bound, residual))

@@ -1,15 +1,15 @@
 """The certificate: what a primal and a dual point prove, recomputed without trusting who made them."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flatmin._core import check_finite, check_shape, require_float64
-from flatmin.solvers._base import AbstractProgram
+from flatmin._core import Certificate, Certified, Outcome, as_real, check_finite, check_shape, require_float64
+from flatmin.solvers._base import AbstractProgram, check_program
 from flatmin.solvers._gauges import Nuclear
 from flatmin.solvers._reweighted import gram_diagonal
 from flatmin.solvers._splitting import Working, project
@@ -18,37 +18,40 @@ from flatmin.solvers.misfits import Exact, L1Ball, L2Ball
 from flatmin.solvers.symmetric import MinSymmetricNuclearNorm, MinTrace
 
 FEASIBLE = 1e-12
+"""Relative violation of the constraints that is rounding."""
+
+LEAST_MULTIPLE, HALVINGS = 0.25, 100
+"""Multiples of a point that are tried on the way into a ball, and steps of the searches."""
 
 
-class Certificate(NamedTuple):
-    """What is proved about `min N(X) + h(A(X) - b)`.
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class CertifiedPoint(Certified):
+    """A primal and a dual point of `min N(X) + h(A(X) - b)`, moved to feasibility, and what they prove.
 
     Attributes:
         matrix: the primal point, moved into the domain of N and, if it was not there, of h.
         dual: the dual point after scaling, `N°(A*(y)) <= 1` and y in the domain of h*.
-        primal_value: `N(matrix) + h(A(matrix) - b)`, an upper bound on the optimum.
-        dual_value: `b.y - h*(y)`, a lower bound on the optimum.
-        gap: `|primal_value - dual_value| / max(|primal_value|, tiny)`, tiny the smallest normal number.
-        residual: the violation of the constraint of h at `matrix`, divided by `max(||b||, tiny)`: `||A(X) - b||` for an
-            exact fit, what a ball is exceeded by, 0 for a loss.
+        certificate: `N(matrix) + h(A(matrix) - b)`, `b.y - h*(y)`, their relative gap, and as `residual` the violation
+            of the constraint of h at `matrix`, divided by `max(||b||, tiny)`: `||A(X) - b||` for an exact fit, what a
+            ball is exceeded by, 0 for a loss.
     """
 
     matrix: Float[Array, "d1 d2"]
     dual: Float[Array, " m"]
-    primal_value: float
-    dual_value: float
-    gap: float
-    residual: float
+    certificate: Certificate
+    outcome: Outcome = Outcome.completed
+    method: str = "certify"
 
 
-def certify(program: AbstractProgram, matrix: Float[Array, "d1 d2"], dual: Float[Array, " m"]) -> Certificate:
+def certify(program: AbstractProgram, matrix: Float[Array, "d1 d2"], dual: Float[Array, " m"]) -> CertifiedPoint:
     """Turn any two points into a proved interval for the optimum.
 
     The multipliers are divided by what makes them feasible, or replaced by zero if they prove less than zero does, so
     that they are feasible whatever was given. The matrix is moved into the domain of N (symmetric, or positive
     semidefinite, where the programme asks for it), and one that misses the constraints by more than 1e-12 relative is
-    projected onto them first (Frobenius-nearest), since an infeasible point bounds nothing. Both bounds then hold
-    up to the rounding of one singular value decomposition and the remaining residual.
+    projected onto them first (Frobenius-nearest), since an infeasible point bounds nothing; where domain and ball
+    cannot both be met so, its multiple on the rim of the ball is taken. Both bounds then hold up to the rounding of one
+    singular value decomposition and the remaining residual.
 
     Args:
         program: the programme.
@@ -56,15 +59,16 @@ def certify(program: AbstractProgram, matrix: Float[Array, "d1 d2"], dual: Float
         dual: candidate y, shape (m,), float64.
 
     Returns:
-        The certificate; its gap is never below `(primal_value - optimum) / primal_value` but for that rounding.
+        The points and their certificate; its gap is never below `(primal - optimum) / primal` but for that rounding.
         With contradictory targets the residual stays large: look at it before the gap.
 
     Cost: two singular value decompositions, one forward, one adjoint; a projection costs the m x m Gram matrix.
 
     Raises:
-        UsageError: for a wrong shape, a number that is not finite, or single precision.
+        UsageError: for anything but a programme, a wrong shape, a number that is not finite, or single precision.
     """
-    matrix, dual = jnp.asarray(matrix), jnp.asarray(dual)
+    check_program(program)
+    matrix, dual = as_real("matrix", matrix), as_real("dual", dual)
     check_shape("matrix", matrix, program.measurements.matrix_shape)
     check_shape("dual", dual, program.targets.shape)
     require_float64("certify", matrix, dual)
@@ -75,14 +79,30 @@ def certify(program: AbstractProgram, matrix: Float[Array, "d1 d2"], dual: Float
         feasible = _projection(program)
         for _ in range(2):
             matrix = into_domain(program, feasible(matrix))
-    return Certificate(matrix, *_measure(program, matrix, dual))
+        if float(relative_residual(program, matrix)) > FEASIBLE and isinstance(program.misfit, L1Ball | L2Ball):
+            matrix = _multiple(program, matrix)
+    dual, primal, bound, residual = _bounds(program, matrix, dual)
+    return CertifiedPoint(matrix, dual, Certificate.between(float(primal), float(bound), float(residual)))
 
 
-def _measure(program: AbstractProgram, matrix: Array, dual: Array) -> tuple[Array, float, float, float, float]:
-    dual, primal_value, dual_value, residual = _bounds(program, matrix, dual)
-    scale = max(abs(float(primal_value)), float(jnp.finfo(jnp.float64).tiny))
-    gap = abs(float(primal_value) - float(dual_value)) / scale
-    return dual, float(primal_value), float(dual_value), gap, float(residual)
+def _multiple(program: AbstractProgram, matrix: Array) -> Array:
+    """The multiple `c X` nearest to X inside the ball of the misfit, which stays in every cone; X if there is none."""
+    seen, targets = program.measurements.forward(matrix), program.targets
+
+    def outside(factor: float) -> float:
+        return float(program.misfit.violation(factor * seen - targets))
+
+    low, high = LEAST_MULTIPLE, 1 / LEAST_MULTIPLE
+    for _ in range(HALVINGS):  # a convex function of the factor: thirds of the interval hold its minimum
+        first, second = low + (high - low) / 3, high - (high - low) / 3
+        low, high = (low, second) if outside(first) <= outside(second) else (first, high)
+    inside, rim = (low + high) / 2, 1.0
+    if outside(inside) > 0:
+        return matrix
+    for _ in range(HALVINGS):
+        middle = (inside + rim) / 2
+        inside, rim = (inside, middle) if outside(middle) > 0 else (middle, rim)
+    return inside * matrix
 
 
 @functools.singledispatch

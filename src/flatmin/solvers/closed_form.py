@@ -5,8 +5,8 @@ import time
 import jax.numpy as jnp
 
 from flatmin._core import Outcome, Solution, UsageError
-from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
-from flatmin.solvers._solution import certified, infeasible, zero
+from flatmin.solvers._base import AbstractMethod, AbstractProgram, refuse_start, select_method
+from flatmin.solvers._solution import certified, fits_zero, infeasible, zero
 from flatmin.solvers._whiten import whiten
 from flatmin.solvers.certificate import certify
 from flatmin.solvers.misfits import Exact
@@ -24,7 +24,8 @@ class ClosedForm(AbstractMethod):
         Raises:
             UsageError: for another programme, or m too large for its Gram matrix.
         """
-        del max_iterations, start
+        del max_iterations
+        refuse_start("ClosedForm", start)
         if isinstance(program, MinFrobenius) and not isinstance(program.misfit, Exact):
             raise UsageError(
                 f"misfit: got {type(program.misfit).__name__} for MinFrobenius, expected Exact(); its closed form is "
@@ -32,7 +33,7 @@ class ClosedForm(AbstractMethod):
             )
         if not isinstance(program, MinFrobenius):
             raise UsageError(f"method: got ClosedForm for {type(program).__name__}, expected MinFrobenius; use Auto()")
-        if not bool(jnp.any(program.targets)):
+        if fits_zero(program):
             return zero(program, "ClosedForm")
         began = time.perf_counter()
         white, proof = whiten(program.measurements, program.targets)
@@ -43,6 +44,7 @@ class ClosedForm(AbstractMethod):
         dual = white.multipliers(weights) / jnp.linalg.norm(matrix)
         certificate = certify(program, matrix, dual)
         return certified(
+            program,
             certificate,
             tolerance,
             method="ClosedForm",

@@ -1,5 +1,7 @@
 """The weighted l_p norms of the Hadamard family: what flatness means for entrywise products."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
@@ -40,6 +42,7 @@ class MinWeightedLp(AbstractProgram):
             targets of a wrong shape, not finite or not float64.
     """
 
+    objective: ClassVar[str] = "weighted l_p norm"
     measurements: AbstractMeasurements
     targets: Array
     misfit: AbstractMisfit

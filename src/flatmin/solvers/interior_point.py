@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from flatmin._core import Outcome, Solution, UsageError
 from flatmin._core.threads import blas_threads
 from flatmin.measurements import AbstractMeasurements, DenseMeasurements, materialise
-from flatmin.solvers._base import AbstractMethod, AbstractProgram
+from flatmin.solvers._base import AbstractMethod, AbstractProgram, refuse_start
 from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
 from flatmin.solvers._interior import ROOMY, Cost, cost, interior_point
 from flatmin.solvers._l1_interior import l1_contradiction, l1_points
@@ -21,9 +21,9 @@ from flatmin.solvers._plain import Plain, to_plain
 from flatmin.solvers._polish import DELTA, FINE_DELTA, Stored, affordable, polish
 from flatmin.solvers._prepare import prepare
 from flatmin.solvers._reduced import face_solution
-from flatmin.solvers._solution import RESIDUAL, certified, infeasible, zero
+from flatmin.solvers._solution import RESIDUAL, accepted, certified, fits_zero, infeasible, zero
 from flatmin.solvers._whiten import Whitened
-from flatmin.solvers.certificate import Certificate, certify
+from flatmin.solvers.certificate import CertifiedPoint, certify
 from flatmin.solvers.misfits import Exact, L1Ball, L1Loss, SquaredLoss
 
 MAX_ENTRIES = 3e7
@@ -61,7 +61,7 @@ class InteriorPoint(AbstractMethod):
         Raises:
             UsageError: for another programme or misfit, or measurements too large for it.
         """
-        del start
+        refuse_start("InteriorPoint", start)
         plain = to_plain(program)
         needed = interior_cost(program, plain)
         if not needed.entries <= MAX_ENTRIES:
@@ -73,7 +73,7 @@ class InteriorPoint(AbstractMethod):
                 else f"method: InteriorPoint would form an array of {needed.entries:.1e} entries, expected at most "
                 f"{MAX_ENTRIES:.0e}; use Auto()"
             )
-        if not bool(jnp.any(program.targets)):
+        if fits_zero(program):
             return zero(program, "InteriorPoint")
         if isinstance(program.misfit, L1Loss | L1Ball):
             return _with_l1(program, plain, program.misfit, tolerance, max_iterations)
@@ -95,7 +95,7 @@ class InteriorPoint(AbstractMethod):
         )
         iterated = time.perf_counter()
 
-        def prove(matrix: np.ndarray, weights: np.ndarray) -> Certificate:
+        def prove(matrix: np.ndarray, weights: np.ndarray) -> CertifiedPoint:
             multipliers = ready.multipliers(work.feasible_multipliers(jnp.asarray(weights)))
             return certify(program, plain.leave(ready.scale * work.feasible(jnp.asarray(matrix))), multipliers)
 
@@ -103,12 +103,13 @@ class InteriorPoint(AbstractMethod):
         certificate, *others = (prove(*point) for point in [points[0], *points[:0:-1]])
         better = [c for c in others if c.residual <= RESIDUAL and c.gap <= max(certificate.gap, AIM * tolerance)]
         chosen = better[0] if better else certificate
-        if chosen.gap > tolerance or chosen.residual > RESIDUAL:
+        if not accepted(chosen, tolerance):
             candidates = [float(ready.scale) * matrix for matrix, _ in reversed(points)]
             reduced = face_solution(program, plain, candidates, tolerance, steps)
             if reduced is not None:
                 return reduced
         return certified(
+            program,
             chosen,
             tolerance,
             method="InteriorPoint",
@@ -147,7 +148,7 @@ def _with_l1(
     certificates, good = [], False
     for X, y in reversed(points):
         certificates.append(certify(program, plain.leave(jnp.asarray(X)), jnp.asarray(y)))
-        good = certificates[-1].residual <= RESIDUAL and certificates[-1].gap <= tolerance
+        good = accepted(certificates[-1], tolerance)
         if good:
             break
     best = certificates[-1] if good else min(certificates, key=lambda c: (c.residual > RESIDUAL, c.gap))
@@ -157,6 +158,7 @@ def _with_l1(
     if proof is not None:
         return infeasible(program, best.matrix, jnp.asarray(proof), "InteriorPoint", steps)
     return certified(
+        program,
         best,
         tolerance,
         method="InteriorPoint",

@@ -10,7 +10,7 @@ from flatmin._core import Outcome, Solution, UsageError
 from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
 from flatmin.solvers._host import host_map
 from flatmin.solvers._host_splitting import as_tensor
-from flatmin.solvers._solution import RESIDUAL, certified, zero
+from flatmin.solvers._solution import accepted, certified, fits_zero, zero
 from flatmin.solvers.certificate import certify
 from flatmin.solvers.douglas_rachford import DouglasRachford
 from flatmin.solvers.entrywise import MinWeightedLp
@@ -47,7 +47,7 @@ class Simplex(AbstractMethod):
                 "fit or an l1 misfit; use Auto()"
             )
         targets = np.asarray(program.targets)
-        if not targets.any():
+        if fits_zero(program):
             return zero(program, "Simplex")
         began = time.perf_counter()
         op = host_map(program.measurements)
@@ -58,9 +58,9 @@ class Simplex(AbstractMethod):
         if found is not None:
             matrix = found.x.reshape(program.measurements.matrix_shape)
             certificate = certify(program, jnp.asarray(matrix), jnp.asarray(found.y))
-            reached = certificate.gap <= tolerance and certificate.residual <= RESIDUAL
-            if reached or not isinstance(program.misfit, Exact):
+            if accepted(certificate, tolerance) or not isinstance(program.misfit, Exact):
                 return certified(
+                    program,
                     certificate,
                     tolerance,
                     method="Simplex",

@@ -17,10 +17,10 @@ import scipy.linalg
 import scipy.optimize
 
 from flatmin._core import Outcome, Solution, UsageError
-from flatmin.solvers._base import AbstractMethod, AbstractProgram
+from flatmin.solvers._base import AbstractMethod, AbstractProgram, refuse_start
 from flatmin.solvers._host import host_map
 from flatmin.solvers._host_splitting import as_tensor
-from flatmin.solvers._solution import certified, infeasible, zero
+from flatmin.solvers._solution import certified, fits_zero, infeasible, zero
 from flatmin.solvers.certificate import certify
 from flatmin.solvers.entrywise import MinWeightedLp
 from flatmin.solvers.misfits import Exact, L2Ball, SquaredLoss
@@ -59,7 +59,7 @@ class DualNewton(AbstractMethod):
         Raises:
             UsageError: for another programme or misfit, or measurements too large to be held as a matrix.
         """
-        del start
+        refuse_start("DualNewton", start)
         if (
             not isinstance(program, MinWeightedLp)
             or program.power == 1
@@ -69,7 +69,7 @@ class DualNewton(AbstractMethod):
                 f"method: got DualNewton for {type(program).__name__} with {type(program.misfit).__name__}, expected "
                 "MinWeightedLp with three factors or more and Exact(), SquaredLoss or L2Ball; use Auto()"
             )
-        if not bool(np.any(program.targets)):
+        if fits_zero(program):
             return zero(program, "DualNewton")
         began = time.perf_counter()
         seen = _see(program)
@@ -77,6 +77,7 @@ class DualNewton(AbstractMethod):
             return infeasible(program, _matrix(program, seen.nearest), jnp.asarray(seen.proof), "DualNewton")
         x, y, iterations = (_exact if isinstance(program.misfit, Exact) else _noisy)(program, seen, max_iterations)
         return certified(
+            program,
             certify(program, _matrix(program, x), jnp.asarray(y)),
             tolerance,
             method="DualNewton",

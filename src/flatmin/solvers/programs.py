@@ -1,5 +1,7 @@
 """The programmes over all matrices: nuclear norm, its weighted form, Frobenius norm."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -25,6 +27,7 @@ class MinNuclearNorm(AbstractProgram):
         UsageError: for targets of a wrong shape, not finite or not float64.
     """
 
+    objective: ClassVar[str] = "nuclear norm"
     measurements: AbstractMeasurements
     targets: Array = eqx.field(converter=jnp.asarray)
     misfit: AbstractMisfit = eqx.field(default_factory=Exact)
@@ -50,6 +53,7 @@ class MinFrobenius(AbstractProgram):
         UsageError: for targets of a wrong shape, not finite or not float64.
     """
 
+    objective: ClassVar[str] = "Frobenius norm"
     measurements: AbstractMeasurements
     targets: Array = eqx.field(converter=jnp.asarray)
     misfit: AbstractMisfit = eqx.field(default_factory=Exact)
@@ -83,6 +87,7 @@ class MinScaledNuclearNorm(AbstractProgram):
             the row or column that no measurement sees.
     """
 
+    objective: ClassVar[str] = "weighted nuclear norm"
     measurements: AbstractMeasurements
     targets: Array
     misfit: AbstractMisfit

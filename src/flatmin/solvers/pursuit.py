@@ -14,7 +14,7 @@ from flatmin.solvers._gauges import SymmetricNuclear, Trace
 from flatmin.solvers._host import HostMap, host_map
 from flatmin.solvers._plain import Plain, to_plain
 from flatmin.solvers._reweighted import gram_diagonal
-from flatmin.solvers._solution import RESIDUAL, certified, zero
+from flatmin.solvers._solution import accepted, certified, fits_zero, zero
 from flatmin.solvers.certificate import certify
 from flatmin.solvers.douglas_rachford import DouglasRachford
 from flatmin.solvers.interior_point import MAX_ENTRIES, InteriorPoint, interior_cost, patience
@@ -97,7 +97,7 @@ class Pursuit(AbstractMethod):
             UsageError: for a programme without a proximal map, or m too large for its Gram matrix.
         """
         plain = to_plain(program)
-        if not bool(jnp.any(program.targets)):
+        if fits_zero(program):
             return zero(program, "Pursuit")
         began = time.perf_counter()
         if isinstance(program.misfit, Exact) and start is None:
@@ -156,10 +156,11 @@ def _pursued(program: AbstractProgram, plain: Plain, tolerance: float) -> Soluti
     pursued = time.perf_counter()
     matrix = jnp.asarray(found.tangent.left @ found.tangent.right.T)
     certificate = certify(program, plain.leave(matrix), jnp.asarray(found.dual))
-    if certificate.gap > tolerance or certificate.residual > RESIDUAL:
+    if not accepted(certificate, tolerance):
         return None
     seconds = {"pursue": pursued - began, "certify": time.perf_counter() - pursued}
     return certified(
+        program,
         certificate,
         tolerance,
         method="Pursuit",

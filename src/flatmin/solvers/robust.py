@@ -1,6 +1,7 @@
 """Robust PCA: a low-rank matrix seen with few gross errors."""
 
 import math
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +44,7 @@ class RobustPCA(AbstractProgram):
             another shape or with nothing seen; neither or both of radius and penalty, or one that is not positive.
     """
 
+    objective: ClassVar[str] = "nuclear norm"
     measurements: AbstractMeasurements
     targets: Array
     misfit: AbstractMisfit

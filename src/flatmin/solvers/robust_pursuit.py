@@ -18,7 +18,7 @@ import numpy as np
 from flatmin._core import Outcome, Solution, UsageError
 from flatmin.measurements import EntryMeasurements
 from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
-from flatmin.solvers._solution import RESIDUAL, certified, zero
+from flatmin.solvers._solution import accepted, certified, fits_zero, zero
 from flatmin.solvers.certificate import certify
 from flatmin.solvers.douglas_rachford import DouglasRachford
 from flatmin.solvers.misfits import L1Loss
@@ -216,7 +216,7 @@ class RobustPursuit(AbstractMethod):
         """
         if not isinstance(program, RobustPCA):
             raise UsageError(f"method: got RobustPursuit for {type(program).__name__}, expected RobustPCA; use Auto()")
-        if not bool(jnp.any(program.targets)):
+        if fits_zero(program):
             return zero(program, "RobustPursuit")
         began = time.perf_counter()
         d1, d2 = program.measurements.matrix_shape
@@ -264,12 +264,18 @@ class RobustPursuit(AbstractMethod):
         Z = dual_point(U, V, signs, made.support, seen, penalty, np.zeros_like(X))
         rows, cols = np.nonzero(seen)
         certificate = certify(program, jnp.asarray(X), jnp.asarray(Z[rows, cols]))
-        if certificate.gap > tolerance or certificate.residual > RESIDUAL:
+        if not accepted(certificate, tolerance):
             return None
         errors = np.where(made.support, observed - X, 0.0)
         stats = {"pursued": True, "outliers": errors, "seconds": {"total": time.perf_counter() - began}}
         return certified(
-            certificate, tolerance, method="RobustPursuit", iterations=0, shortfall=Outcome.stalled, stats=stats
+            program,
+            certificate,
+            tolerance,
+            method="RobustPursuit",
+            iterations=0,
+            shortfall=Outcome.stalled,
+            stats=stats,
         )
 
 

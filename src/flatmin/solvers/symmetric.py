@@ -1,5 +1,7 @@
 """The programmes over symmetric and over positive semidefinite matrices: quadratic networks and covariances."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
@@ -57,6 +59,7 @@ class MinSymmetricNuclearNorm(AbstractProgram):
             scaled, for a singular D.
     """
 
+    objective: ClassVar[str] = "nuclear norm of a symmetric matrix"
     measurements: AbstractMeasurements
     targets: Array
     misfit: AbstractMisfit
@@ -102,6 +105,7 @@ class MinTrace(AbstractProgram):
             scaled, for a singular D.
     """
 
+    objective: ClassVar[str] = "trace"
     measurements: AbstractMeasurements
     targets: Array
     misfit: AbstractMisfit

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from flatmin._core import UsageError, as_real, check_at_least, check_finite, is_traced
+from flatmin._core import Shown, UsageError, as_real, check_at_least, check_finite, is_traced
 from flatmin.theory._statements import statement
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-class RegressionConstants(eqx.Module):
+class RegressionConstants(Shown, eqx.Module):
     """The numbers of a least-squares problem that the theorems speak of.
 
     Attributes:

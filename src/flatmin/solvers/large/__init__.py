@@ -3,7 +3,8 @@
 Host code over `numpy` and `scipy.sparse`, in float64 whatever JAX is set to. Memory is O(m + (d1 + d2) k).
 """
 
-from flatmin.solvers.large.certificate import LargeCertificate as LargeCertificate
+from flatmin.solvers.large.certificate import CertifiedFactors as CertifiedFactors
+from flatmin.solvers.large.certificate import CertifiedFactors as LargeCertificate  # noqa: F401 the old name
 from flatmin.solvers.large.certificate import certify_large as certify_large
 from flatmin.solvers.large.method import Progress as Progress
 from flatmin.solvers.large.method import complete as complete

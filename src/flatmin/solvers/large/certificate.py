@@ -1,28 +1,27 @@
 """What a pair of factors proves, recomputed from them and the data alone."""
 
-from typing import NamedTuple
+import dataclasses
 
 import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
+from flatmin._core import Certificate, Certified, Outcome
 from flatmin.solvers.large.problem import LargeCompletion
 from flatmin.solvers.large.spectral import SpectralBound, spectral_bound
 from flatmin.solvers.large.sweeps import predict_entries
 
-TINY = float(np.finfo(np.float64).tiny)
 KEPT = 1e-14
 """Singular values of the factors' product below this fraction of the largest span no direction worth splitting off."""
 
 
-class LargeCertificate(NamedTuple):
-    """What is proved, in the scaled units of the problem's `values`.
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class CertifiedFactors(Certified):
+    """Factors, multipliers, and what they prove, in the scaled units of the problem's `values`.
 
     Attributes:
-        primal_value: the objective at the factors.
-        dual_value: a lower bound on the optimum.
-        gap: relative.
-        residual: `||X - Y||` over the entries.
+        certificate: the objective at the factors, the lower bound, the relative gap, and as `residual` `||X - Y||` over
+            the entries; wrong with the probability of the spectral bound.
         dual: q, feasible, in the order by rows.
         left: the flat factors of the same X, shape (d1, k).
         right: shape (d2, k).
@@ -30,15 +29,14 @@ class LargeCertificate(NamedTuple):
         bound: of the spectral norm of the weighted residual.
     """
 
-    primal_value: float
-    dual_value: float
-    gap: float
-    residual: float
+    certificate: Certificate
     dual: np.ndarray
     left: np.ndarray
     right: np.ndarray
     singular_values: np.ndarray
     bound: SpectralBound
+    outcome: Outcome = Outcome.completed
+    method: str = "certify_large"
 
 
 def certify_large(
@@ -48,7 +46,7 @@ def certify_large(
     *,
     penalty: float | None = None,
     rng: np.random.Generator,
-) -> LargeCertificate:
+) -> CertifiedFactors:
     """Turn any factors into a proved interval for the optimum, in scaled units (`values = Y / scale`).
 
     The residual `q = Y - X` over the entries, scaled so that a certified upper bound of
@@ -91,12 +89,8 @@ def certify_large(
         primal_value = float(s.sum())
     if dual_value <= 0:  # q = 0 proves as much
         factor, dual_value = 0.0, 0.0
-    gap = abs(primal_value - dual_value) / max(primal_value, TINY)
-    return LargeCertificate(
-        primal_value,
-        dual_value,
-        gap,
-        residual,
+    return CertifiedFactors(
+        Certificate.between(primal_value, dual_value, residual, bound.failure_probability),
         factor * q,
         *flat_factors(problem, U, s, V),
         s,
@@ -132,6 +126,12 @@ def weighted(problem: LargeCompletion, q: np.ndarray) -> tuple[sparse.csr_array,
         sparse.csr_array((data, problem.cols, problem.row_start), shape=(d1, d2)),
         sparse.csr_array((data[problem.by_column], problem.rows, problem.col_start), shape=(d2, d1)),
     )
+
+
+def weighted_size(problem: LargeCompletion) -> float:
+    """`||D1 A*(Y) D2||_F`: the size of the data in the units of the singular values of `D1 X D2`."""
+    by_row = np.repeat(problem.row_weights, problem.row_counts)
+    return float(np.linalg.norm(problem.values * by_row * problem.col_weights[problem.cols]))
 
 
 def factored_svd(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,11 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from flatmin._core import Outcome, UsageError, check_positive
+from flatmin.solvers._rank import resolved_rank
 from flatmin.solvers.large.certificate import (
-    LargeCertificate,
+    CertifiedFactors,
     certify_large,
     flat_factors,
     weighted,
+    weighted_size,
 )
 from flatmin.solvers.large.problem import LargeCompletion
 from flatmin.solvers.large.solution import FactoredSolution
@@ -38,6 +40,9 @@ SLOW, FAINT, MOST_DROPS = 0.7, 1e-3, 5
 """Where the gap falls by less than this factor between checks, directions fainter than this are left out, so often."""
 
 RADIUS_SLACK = 1e-9
+
+HELD_SHARE = 1e-9
+"""Share of the norm that counts as zero where the rank was held: each direction that is there was wanted."""
 MOST_PENALTIES = 40
 
 
@@ -204,7 +209,7 @@ class _Run:
             stage *= STAGE
         return right
 
-    def solve(self, right: np.ndarray, penalty: float, tolerance: float) -> tuple[LargeCertificate, Outcome]:
+    def solve(self, right: np.ndarray, penalty: float, tolerance: float) -> tuple[CertifiedFactors, Outcome]:
         """Minimise at one penalty (scaled units) until the gap is certified; grow and prune the rank on the way."""
         problem, check, best = self.problem, FIRST_CHECK, None
         penalised = dataclasses.replace(problem, penalty=penalty * problem.scale, radius=None)
@@ -247,13 +252,22 @@ class _Run:
             seconds = time.perf_counter() - self.began
             self.progress(Progress(self.sweeps, rank, objective * scale**2, self.gap, penalty * scale, seconds))
 
-    def finish(self, found: LargeCertificate, penalty: float, excess: float, outcome: Outcome) -> FactoredSolution:
+    def finish(self, found: CertifiedFactors, penalty: float, excess: float, outcome: Outcome) -> FactoredSolution:
         """The solution in the user's units and order."""
         problem, notes = self.problem, list(self.problem.notes)
-        if self.capped and not outcome.success:
+        held = self.capped and not outcome.success
+        if held:
             notes.append(f"The rank was held at max_rank = {self.max_rank}, below that of the solution.")
         scale = problem.scale
         value_scale = scale if problem.radius is not None else scale**2
+        rank, rank_tolerance = resolved_rank(
+            found.singular_values,
+            gap=HELD_SHARE if held else found.gap,
+            reached=outcome.success,
+            objective=found.primal_value,
+            norm=float(found.singular_values.sum()) * (1.0 if problem.radius is not None else penalty / scale),
+            data_size=weighted_size(problem),
+        )
         dual = np.empty_like(found.dual)
         dual[problem.order] = found.dual if problem.radius is not None else scale * found.dual
         root = math.sqrt(scale)
@@ -273,6 +287,8 @@ class _Run:
             outcome=outcome,
             notes=tuple(notes),
             stats={"checks": self.checks, "seconds": time.perf_counter() - self.began},
+            rank=rank,
+            rank_tolerance=scale * rank_tolerance,
         )
 
 
@@ -280,7 +296,7 @@ def _rescaled(bound: SpectralBound, scale: float) -> SpectralBound:
     return dataclasses.replace(bound, upper=scale * bound.upper, lower=scale * bound.lower, values=scale * bound.values)
 
 
-def _pause(problem: LargeCompletion, found: LargeCertificate) -> int:
+def _pause(problem: LargeCompletion, found: CertifiedFactors) -> int:
     """Sweeps until the next check: about as many as cost what a check does, counted in operations."""
     m, short, k, steps = problem.num_entries, min(problem.shape), found.left.shape[1], found.bound.steps
     check = SLOWER * steps * (4 * m + 4 * steps * short)
@@ -288,7 +304,7 @@ def _pause(problem: LargeCompletion, found: LargeCertificate) -> int:
     return min(max(SHORTEST_PAUSE, round(check / sweep)), LONGEST_PAUSE)
 
 
-def _has_faint(found: LargeCertificate) -> bool:
+def _has_faint(found: CertifiedFactors) -> bool:
     s = found.singular_values
     return bool(s.size > 1 and s[-1] <= FAINT * s[0])
 
@@ -347,7 +363,7 @@ class _Anderson:
         return np.tensordot(weights, np.stack([old for old, _ in self.past]), axes=1)
 
 
-def _grown(run: _Run, found: LargeCertificate, penalty: float, tolerance: float) -> np.ndarray | None:
+def _grown(run: _Run, found: CertifiedFactors, penalty: float, tolerance: float) -> np.ndarray | None:
     """The right factor with directions added that lower the objective, and those without weight dropped."""
     keep = found.singular_values * penalty > 1e-3 * tolerance * found.primal_value / max(found.right.shape[1], 1)
     room = run.max_rank - int(keep.sum())
@@ -370,7 +386,7 @@ def _grown(run: _Run, found: LargeCertificate, penalty: float, tolerance: float)
     return np.hstack([found.right[:, keep], right * amounts])
 
 
-def _meet_radius(run: _Run, right: np.ndarray, radius: float) -> tuple[LargeCertificate, float, float, Outcome]:
+def _meet_radius(run: _Run, right: np.ndarray, radius: float) -> tuple[CertifiedFactors, float, float, Outcome]:
     """Search the penalty whose residual is just below the radius: the residual grows with the penalty."""
     problem = run.problem
     if math.sqrt(run.total) <= radius:

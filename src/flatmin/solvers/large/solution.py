@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from flatmin._core import JobError, Outcome, UsageError
+from flatmin._core import Certificate, Outcome, Result, UsageError
+from flatmin._core.display import number, shape
 from flatmin.solvers.large.spectral import SpectralBound
 from flatmin.solvers.large.sweeps import predict_pairs
 
@@ -14,8 +15,8 @@ MOST_CELLS = 50_000_000
 """Largest matrix that is formed from its factors."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class FactoredSolution:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class FactoredSolution(Result):
     """A completed matrix `X = left right^T` and what is proved of it.
 
     Attributes:
@@ -34,6 +35,10 @@ class FactoredSolution:
         outcome: how it ended.
         notes: what a reader must know, in sentences.
         stats: further diagnostics.
+        rank: number of singular values above `rank_tolerance`.
+        rank_tolerance: what counts as zero: what the certificate resolves where it is reached; where the rank was held
+            at `max_rank`, rounding, as the gap then says nothing of the directions that are there.
+        method: `complete`.
     """
 
     left: Float[np.ndarray, "d1 k"]
@@ -51,6 +56,9 @@ class FactoredSolution:
     outcome: Outcome
     notes: tuple[str, ...]
     stats: dict[str, Any]
+    rank: int
+    rank_tolerance: float
+    method: str = "complete"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -58,9 +66,21 @@ class FactoredSolution:
         return self.left.shape[0], self.right.shape[0]
 
     @property
-    def rank(self) -> int:
-        """Number of singular values above what the certificate resolves: `max(gap, 1e-12)` of their sum."""
-        return int(np.sum(self.singular_values > max(self.gap, 1e-12) * self.singular_values.sum()))
+    def certificate(self) -> Certificate:
+        """What is proved of the optimum; the residual is the excess over the radius, 0 for a loss."""
+        return Certificate(self.primal_value, self.dual_value, self.gap, self.excess, self.bound.failure_probability)
+
+    def headline(self) -> str:
+        """Shape, objective, gap and rank; the outcome first where it is no success."""
+        ended = "" if self.outcome.success else f"{self.outcome.name}: "
+        return (
+            f"{ended}{shape(self.shape)} matrix in factors, objective {number(self.primal_value)}, certified gap "
+            f"{number(self.gap, 1)}, rank {self.rank}"
+        )
+
+    def reached(self) -> str:
+        """Gap and sweeps."""
+        return f"reached gap {self.gap:.1e} after {self.sweeps} sweeps"
 
     def predict(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
         """`X[rows, cols]`, pair by pair; O(m k).
@@ -90,13 +110,3 @@ class FactoredSolution:
         if d1 * d2 > MOST_CELLS:
             raise UsageError(f"matrix: got {d1} x {d2} cells, expected at most {MOST_CELLS:,}; use predict(rows, cols)")
         return self.left @ self.right.T
-
-    def raise_if_failed(self) -> "FactoredSolution":
-        """Return self, or raise.
-
-        Raises:
-            JobError: with the outcome's sentence and the gap reached.
-        """
-        if not self.outcome.success:
-            raise JobError(f"complete: {self.outcome.value} (reached gap {self.gap:.1e} after {self.sweeps} sweeps)")
-        return self
