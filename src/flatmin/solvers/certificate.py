@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from flatmin._core import Certificate, Certified, Outcome, as_real, check_finite, check_shape, require_float64
@@ -49,9 +50,9 @@ def certify(program: AbstractProgram, matrix: Float[Array, "d1 d2"], dual: Float
     The multipliers are divided by what makes them feasible, or replaced by zero if they prove less than zero does, so
     that they are feasible whatever was given. The matrix is moved into the domain of N (symmetric, or positive
     semidefinite, where the programme asks for it), and one that misses the constraints by more than 1e-12 relative is
-    projected onto them first (Frobenius-nearest), since an infeasible point bounds nothing; where domain and ball
-    cannot both be met so, its multiple on the rim of the ball is taken. Both bounds then hold up to the rounding of one
-    singular value decomposition and the remaining residual.
+    projected onto them first (Frobenius-nearest), since an infeasible point bounds nothing; a positive semidefinite one
+    outside of a ball is replaced by its multiple on the rim, if there is one. Both bounds then hold up to the rounding
+    of one singular value decomposition and the remaining residual.
 
     Args:
         program: the programme.
@@ -76,21 +77,35 @@ def certify(program: AbstractProgram, matrix: Float[Array, "d1 d2"], dual: Float
     check_finite("dual", dual)
     matrix = into_domain(program, matrix)
     if float(relative_residual(program, matrix)) > FEASIBLE:
-        feasible = _projection(program)
-        for _ in range(2):
-            matrix = into_domain(program, feasible(matrix))
-        if float(relative_residual(program, matrix)) > FEASIBLE and isinstance(program.misfit, L1Ball | L2Ball):
-            matrix = _multiple(program, matrix)
+        matrix = _into_both(program, matrix)
     dual, primal, bound, residual = _bounds(program, matrix, dual)
     return CertifiedPoint(matrix, dual, Certificate.between(float(primal), float(bound), float(residual)))
 
 
-def _multiple(program: AbstractProgram, matrix: Array) -> Array:
-    """The multiple `c X` nearest to X inside the ball of the misfit, which stays in every cone; X if there is none."""
-    seen, targets = program.measurements.forward(matrix), program.targets
+def _into_both(program: AbstractProgram, matrix: Array) -> Array:
+    """A point near X in the domains of N and h, or, where none is found, one of N alone."""
+    misfit = program.misfit
+    conic = isinstance(program, MinTrace) and isinstance(misfit, L1Ball | L2Ball)
+    if conic:
+        multiple = _multiple(program, misfit, matrix)
+        if multiple is not None:
+            return multiple
+    feasible = _projection(program)
+    for _ in range(2):
+        matrix = into_domain(program, feasible(matrix))
+    if conic and float(relative_residual(program, matrix)) > FEASIBLE:
+        multiple = _multiple(program, misfit, matrix)
+        return matrix if multiple is None else multiple
+    return matrix
+
+
+def _multiple(program: AbstractProgram, misfit: L1Ball | L2Ball, matrix: Array) -> Array | None:
+    """The multiple `c X` nearest to X inside the ball of the misfit, which stays in every cone; None without one."""
+    seen, targets = np.asarray(program.measurements.forward(matrix)), np.asarray(program.targets)
+    order, radius = (2 if isinstance(misfit, L2Ball) else 1), float(misfit.radius)
 
     def outside(factor: float) -> float:
-        return float(program.misfit.violation(factor * seen - targets))
+        return max(float(np.linalg.norm(factor * seen - targets, order)) - radius, 0.0)
 
     low, high = LEAST_MULTIPLE, 1 / LEAST_MULTIPLE
     for _ in range(HALVINGS):  # a convex function of the factor: thirds of the interval hold its minimum
@@ -98,7 +113,7 @@ def _multiple(program: AbstractProgram, matrix: Array) -> Array:
         low, high = (low, second) if outside(first) <= outside(second) else (first, high)
     inside, rim = (low + high) / 2, 1.0
     if outside(inside) > 0:
-        return matrix
+        return None
     for _ in range(HALVINGS):
         middle = (inside + rim) / 2
         inside, rim = (inside, middle) if outside(middle) > 0 else (middle, rim)
