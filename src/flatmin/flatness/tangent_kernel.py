@@ -11,7 +11,7 @@ from flatmin._core import shown_tuple
 from flatmin.flatness.deep_products import normalise, shift, sum_layers
 from flatmin.linalg import safe_norm
 from flatmin.measurements import kernel_form, moment_matrix
-from flatmin.parameterizations import DeepMatrix
+from flatmin.parameterizations import DeepMatrix, check_params
 from flatmin.problems import RecoveryProblem
 
 
@@ -75,6 +75,7 @@ def tangent_kernel(problem: RecoveryProblem, params: PyTree) -> Float[Array, "m 
     Returns:
         The kernel; for the deep matrix from the Gram forms of the measurements, else from the dense Jacobian.
     """
+    params = check_params(problem.parameterization, params)
     if isinstance(problem.parameterization, DeepMatrix):
         return shift(*_scaled_kernel(problem, params))
     jacobian = _dense_jacobian(problem, params)
@@ -114,6 +115,7 @@ def gauss_newton_spectrum(problem: RecoveryProblem, params: PyTree) -> Float[Arr
     Returns:
         k = min(m, d1 d2) eigenvalues for the deep matrix, else min(m, p).
     """
+    params = check_params(problem.parameterization, params)
     m = problem.num_samples
     d1, d2 = problem.measurements.matrix_shape
     exponent = jnp.zeros((), jnp.int32)

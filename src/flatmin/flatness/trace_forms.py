@@ -13,7 +13,14 @@ from jaxtyping import Array, Float, PyTree
 from flatmin._core import UsageError
 from flatmin.flatness.deep_products import deep_layer_traces, shift
 from flatmin.measurements import entry_gram, row_gram, symmetrised
-from flatmin.parameterizations import AbstractParameterization, DeepMatrix, Hadamard, Quadratic, ResidualChain
+from flatmin.parameterizations import (
+    AbstractParameterization,
+    DeepMatrix,
+    Hadamard,
+    Quadratic,
+    ResidualChain,
+    check_params,
+)
 from flatmin.problems import RecoveryProblem
 
 
@@ -28,9 +35,9 @@ def block_traces(problem: RecoveryProblem, params: PyTree) -> Float[Array, " blo
         One value a factor; their sum is `tr H`.
 
     Raises:
-        UsageError: if the parameterization has no closed form.
+        UsageError: if the parameterization has no closed form, or params are not its own.
     """
-    return _block_traces(problem.parameterization, problem, params)
+    return _block_traces(problem.parameterization, problem, check_params(problem.parameterization, params))
 
 
 @functools.singledispatch

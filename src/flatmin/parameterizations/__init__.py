@@ -10,6 +10,9 @@ from flatmin.parameterizations.alignment import stable_ranks as stable_ranks
 from flatmin.parameterizations.deep_matrix import DeepMatrix as DeepMatrix
 from flatmin.parameterizations.deep_matrix import deep_matrix as deep_matrix
 from flatmin.parameterizations.hadamard import Hadamard as Hadamard
+from flatmin.parameterizations.params import check_factors as check_factors
+from flatmin.parameterizations.params import check_params as check_params
+from flatmin.parameterizations.params import params_shape as params_shape
 from flatmin.parameterizations.quadratic import Quadratic as Quadratic
 from flatmin.parameterizations.residual_chain import ResidualChain as ResidualChain
 from flatmin.parameterizations.residual_chain import residual_chain as residual_chain

@@ -1,6 +1,7 @@
 """How the factors of a deep matrix lie to each other: balance, stable rank, alignment of singular vectors.
 
-All functions take the tuple `(W_1, ..., W_L)`, work under jit and vmap, and can be recorded:
+All functions take the tuple `(W_1, ..., W_L)`, raise `UsageError` for anything but matrices that can be multiplied in
+this order, work under jit and vmap, and can be recorded:
 `Record(alignment, every=100)`.
 """
 
@@ -8,13 +9,14 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-Layers = tuple[Float[Array, "_ _"], ...]
+from flatmin.parameterizations.params import check_factors
+
 Grams = tuple[Float[Array, "_ _"], ...]
 
 
-def balance_sides(params: Layers) -> tuple[Grams, Grams]:
+def balance_sides(params: PyTree) -> tuple[Grams, Grams]:
     """`W_{l+1}^T W_{l+1}` and `W_l W_l^T`, l = 1..L-1: their difference is conserved by gradient flow.
 
     Args:
@@ -28,10 +30,11 @@ def balance_sides(params: Layers) -> tuple[Grams, Grams]:
     def product(a: Array, b: Array) -> Array:
         return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
+    params = check_factors(params)
     return tuple(product(W.T, W) for W in params[1:]), tuple(product(W, W.T) for W in params[:-1])
 
 
-def balancedness(params: Layers) -> Grams:
+def balancedness(params: PyTree) -> Grams:
     """`W_{l+1}^T W_{l+1} - W_l W_l^T`, l = 1..L-1; all zero for balanced factors.
 
     Args:
@@ -44,7 +47,7 @@ def balancedness(params: Layers) -> Grams:
     return tuple(a - b for a, b in zip(upper, lower, strict=True))
 
 
-def stable_ranks(params: Layers) -> Float[Array, " L"]:
+def stable_ranks(params: PyTree) -> Float[Array, " L"]:
     """`||W_l||_F^2 / ||W_l||_2^2` of every factor: 1 for rank one, at most the rank.
 
     Args:
@@ -53,10 +56,10 @@ def stable_ranks(params: Layers) -> Float[Array, " L"]:
     Returns:
         One value a factor, NaN for a factor that is zero.
     """
-    return jnp.stack([_stable_rank(jnp.linalg.svd(W, compute_uv=False)) for W in params])
+    return jnp.stack([_stable_rank(jnp.linalg.svd(W, compute_uv=False)) for W in check_factors(params)])
 
 
-def rank_one_distances(params: Layers) -> Float[Array, " L"]:
+def rank_one_distances(params: PyTree) -> Float[Array, " L"]:
     """`min { ||W_l - R||_F : rank R <= 1 } / ||W_l||_F`, that is `(sum_{j>1} s_j^2 / sum_j s_j^2)^{1/2}`.
 
     Args:
@@ -65,10 +68,10 @@ def rank_one_distances(params: Layers) -> Float[Array, " L"]:
     Returns:
         One value in [0, 1) a factor, 0 for rank one, NaN for a factor that is zero.
     """
-    return jnp.stack([_rank_one_distance(jnp.linalg.svd(W, compute_uv=False)) for W in params])
+    return jnp.stack([_rank_one_distance(jnp.linalg.svd(W, compute_uv=False)) for W in check_factors(params)])
 
 
-def neighbour_cosines(params: Layers) -> Float[Array, " pairs"]:
+def neighbour_cosines(params: PyTree) -> Float[Array, " pairs"]:
     """`|<u_l, v_{l+1}>|`: top left singular vector of `W_l` against top right singular vector of `W_{l+1}`.
 
     Args:
@@ -81,7 +84,7 @@ def neighbour_cosines(params: Layers) -> Float[Array, " pairs"]:
     return alignment(params)["neighbour_cosines"]
 
 
-def alignment(params: Layers) -> dict[str, Array]:
+def alignment(params: PyTree) -> dict[str, Array]:
     """All three measures by one singular value decomposition a factor.
 
     Args:
@@ -90,6 +93,7 @@ def alignment(params: Layers) -> dict[str, Array]:
     Returns:
         `stable_ranks` (L), `rank_one_distances` (L), `neighbour_cosines` (L-1).
     """
+    params = check_factors(params)
     decompositions = [jnp.linalg.svd(W, full_matrices=False) for W in params]
     cosines = [
         jnp.where((s[0] > 0) & (t[0] > 0), jnp.abs(jnp.vdot(U[:, 0], Vt[0])), jnp.nan)

@@ -3,10 +3,11 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from flatmin._core import UsageError, check_shape
 from flatmin.parameterizations._base import AbstractParameterization, unknown_scheme
+from flatmin.parameterizations.params import check_params, params_shape, shapes
 from flatmin.parameterizations.schemes import (
     AbstractScheme,
     Balanced,
@@ -60,8 +61,13 @@ class DeepMatrix(AbstractParameterization):
         """Shapes `(d_l, d_{l-1})` of the factors, first to last."""
         return tuple(zip(self.widths[1:], self.widths[:-1], strict=True))
 
-    def matrix(self, params: Layers) -> Float[Array, "d_L d_0"]:
-        """The product, multiplied from its thinner end; deep stacks of equal layers are scanned to compile in O(1)."""
+    def matrix(self, params: PyTree) -> Float[Array, "d_L d_0"]:
+        """The product, multiplied from its thinner end; deep stacks of equal layers are scanned to compile in O(1).
+
+        Raises:
+            UsageError: for params of another number, shape or type.
+        """
+        params = check_params(self, params)
         hidden = params[1:-1]
         if len(params) >= SCAN_DEPTH and len({layer.shape for layer in hidden}) == 1:
             stacked = jnp.stack(hidden)
@@ -127,6 +133,11 @@ class DeepMatrix(AbstractParameterization):
         return tuple(
             ((frames[i + 1] * diagonals[i][None, :]) @ frames[i].T).astype(matrix.dtype) for i in range(self.depth)
         )
+
+
+@params_shape.register
+def _(parameterization: DeepMatrix):
+    return shapes(*parameterization.layer_shapes)
 
 
 def deep_matrix(matrix_shape: tuple[int, int], depth: int, width: int | None = None) -> DeepMatrix:

@@ -1,14 +1,15 @@
 """Entrywise products of several matrices (diagonal linear networks)."""
 
-import math
+import functools
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from flatmin._core import UsageError, check_shape
 from flatmin.parameterizations._base import AbstractParameterization, unknown_scheme
+from flatmin.parameterizations.params import check_params, params_shape, shapes
 from flatmin.parameterizations.schemes import AbstractScheme, Balanced, Gaussian, Small
 
 Factors = tuple[Float[Array, "d1 d2"], ...]
@@ -36,9 +37,10 @@ class Hadamard(AbstractParameterization):
         """`(d1, d2)`."""
         return self.shape
 
-    def matrix(self, params: Factors) -> Float[Array, "d1 d2"]:
-        """The entrywise product."""
-        return math.prod(params[1:], start=params[0])
+    def matrix(self, params: PyTree) -> Float[Array, "d1 d2"]:
+        """The entrywise product; raises `UsageError` for params of another number, shape or type."""
+        params = check_params(self, params)
+        return functools.reduce(jnp.multiply, params)
 
     def init_params(self, key: Key[Array, ""], scheme: AbstractScheme) -> Factors:
         """Factors by `Gaussian`, `Small` (here the same as Gaussian) or `Balanced`.
@@ -64,3 +66,8 @@ class Hadamard(AbstractParameterization):
                 return (jnp.sign(scheme.matrix) * size, *[size] * (self.depth - 1))
             case _:
                 raise unknown_scheme(self, scheme, "Gaussian, Small, Balanced")
+
+
+@params_shape.register
+def _(parameterization: Hadamard):
+    return shapes(*(parameterization.shape,) * parameterization.depth)

@@ -3,10 +3,11 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from flatmin._core import UsageError, check_shape
 from flatmin.parameterizations._base import AbstractParameterization, unknown_scheme
+from flatmin.parameterizations.params import check_params, params_shape, shapes
 from flatmin.parameterizations.schemes import AbstractScheme, Balanced, Gaussian, Small
 
 Units = tuple[Float[Array, "d k1"], Float[Array, "d k2"]]
@@ -39,9 +40,9 @@ class Quadratic(AbstractParameterization):
         """`(d, d)`."""
         return self.dimension, self.dimension
 
-    def matrix(self, params: Units) -> Float[Array, "d d"]:
-        """`U_1 U_1^T - U_2 U_2^T`."""
-        plus, minus = params
+    def matrix(self, params: PyTree) -> Float[Array, "d d"]:
+        """`U_1 U_1^T - U_2 U_2^T`; raises `UsageError` for params of another number, shape or type."""
+        plus, minus = check_params(self, params)
         return plus @ plus.T - minus @ minus.T
 
     def init_params(self, key: Key[Array, ""], scheme: AbstractScheme) -> Units:
@@ -89,3 +90,9 @@ class Quadratic(AbstractParameterization):
             return jnp.pad(columns, ((0, 0), (0, count - columns.shape[1])))
 
         return units_of(1, self.positive), units_of(-1, self.negative)
+
+
+@params_shape.register
+def _(parameterization: Quadratic):
+    d = parameterization.dimension
+    return shapes((d, parameterization.positive), (d, parameterization.negative))

@@ -2,11 +2,12 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from flatmin._core import UsageError, check_finite
 from flatmin.parameterizations._base import AbstractParameterization, unknown_scheme
 from flatmin.parameterizations.deep_matrix import DeepMatrix, Layers
+from flatmin.parameterizations.params import check_params, params_shape, shapes
 from flatmin.parameterizations.schemes import AbstractScheme, Gaussian, Orthogonal, Residual, Small
 
 
@@ -33,8 +34,9 @@ class ResidualChain(AbstractParameterization):
         """`(q, d)`."""
         return self.readout.shape[0], self.readout.shape[1]
 
-    def matrix(self, params: Layers) -> Float[Array, "q d"]:
-        """The product, multiplied from the readout."""
+    def matrix(self, params: PyTree) -> Float[Array, "q d"]:
+        """The product, multiplied from the readout; raises `UsageError` for params of another number, shape or type."""
+        params = check_params(self, params)
         product = self.readout.astype(params[0].dtype)
         for layer in params[::-1]:
             product = product @ layer
@@ -57,6 +59,12 @@ class ResidualChain(AbstractParameterization):
             raise unknown_scheme(self, scheme, "Residual, Gaussian, Small, Orthogonal")
         d = self.readout.shape[1]
         return DeepMatrix((d,) * (self.depth + 1)).init_params(key, scheme)
+
+
+@params_shape.register
+def _(parameterization: ResidualChain):
+    d = parameterization.readout.shape[1]
+    return shapes(*((d, d),) * parameterization.depth)
 
 
 def residual_chain(

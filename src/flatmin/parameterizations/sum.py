@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from flatmin._core import UsageError
 from flatmin.parameterizations._base import AbstractParameterization, unknown_scheme
+from flatmin.parameterizations.params import check_params, params_shape
 from flatmin.parameterizations.schemes import AbstractScheme, Balanced, Flattest
 
 
@@ -30,8 +31,9 @@ class Sum(AbstractParameterization):
         """`(d1, d2)`."""
         return self.parts[0].matrix_shape
 
-    def matrix(self, params: tuple[PyTree, ...]) -> Float[Array, "d1 d2"]:
-        """The sum."""
+    def matrix(self, params: PyTree) -> Float[Array, "d1 d2"]:
+        """The sum; raises `UsageError` for params of another number, shape or type."""
+        params = check_params(self, params)
         first, *rest = (part.matrix(p) for part, p in zip(self.parts, params, strict=True))
         return sum(rest, start=first)
 
@@ -46,3 +48,9 @@ class Sum(AbstractParameterization):
             raise unknown_scheme(self, scheme, "Gaussian, Small, or init_params of each part")
         keys = jax.random.split(key, len(self.parts))
         return tuple(part.init_params(k, scheme) for part, k in zip(self.parts, keys, strict=True))
+
+
+@params_shape.register
+def _(parameterization: Sum):
+    parts = tuple(params_shape(part) for part in parameterization.parts)
+    return None if any(part is None for part in parts) else parts

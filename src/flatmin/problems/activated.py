@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from flatmin._core import AbstractObjective, UsageError, as_real, check_finite, choose
-from flatmin.parameterizations import AbstractScheme, DeepMatrix
+from flatmin.parameterizations import AbstractScheme, DeepMatrix, check_params
 
 Activation = Literal["gelu", "relu", "tanh"]
 _FUNCTIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu, "tanh": jnp.tanh}
@@ -42,7 +42,8 @@ class ActivatedRegression(AbstractObjective):
         return self.layers.init_params(key, scheme)
 
     def predict(self, params: tuple[Array, ...]) -> Float[Array, "n q"]:
-        """The network's outputs."""
+        """The network's outputs; raises `UsageError` for layers of another number, shape or type."""
+        params = check_params(self.layers, params)
         h = self.inputs
         for layer in params[:-1]:
             h = _FUNCTIONS[self.activation](h @ layer.T)

@@ -1,11 +1,12 @@
 """The recovery problem: measurements of a parameterized matrix, and targets."""
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from flatmin._core import AbstractObjective, Shown, UsageError, check_finite, check_shape
+from flatmin._core import AbstractObjective, Shown, UsageError, as_real, check_finite, check_shape
 from flatmin.measurements import AbstractMeasurements, take
-from flatmin.parameterizations import AbstractParameterization
+from flatmin.parameterizations import AbstractParameterization, check_params
 
 
 class RecoveryProblem(Shown, AbstractObjective):
@@ -19,7 +20,7 @@ class RecoveryProblem(Shown, AbstractObjective):
 
     measurements: AbstractMeasurements
     parameterization: AbstractParameterization
-    targets: Float[Array, " m"]
+    targets: Float[Array, " m"] = eqx.field(converter=lambda values: as_real("targets", values))
 
     def __check_init__(self):
         if self.measurements.matrix_shape != self.parameterization.matrix_shape:
@@ -41,8 +42,12 @@ class RecoveryProblem(Shown, AbstractObjective):
         return self.measurements.num_measurements
 
     def matrix(self, params: PyTree) -> Float[Array, "d1 d2"]:
-        """The matrix X at `params`."""
-        return self.parameterization.matrix(params)
+        """The matrix X at `params`.
+
+        Raises:
+            UsageError: for params that are not those of the parameterization.
+        """
+        return self.parameterization.matrix(check_params(self.parameterization, params))
 
     def predict(self, params: PyTree) -> Float[Array, " m"]:
         """`A(X(params))`."""
