@@ -35,6 +35,8 @@ ALLOWED = {
         "dynamics",
         "theory",
     },
+    # laws for users' own classes
+    "testing": {"_core", "measurements", "parameterizations", "problems", "flatness", "dynamics"},
     "datasets": {"_core", "measurements"},
     "linear_networks": {"_core"},
     "storage": {"_core"},

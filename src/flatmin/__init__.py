@@ -20,6 +20,7 @@ if _TYPE_CHECKING:
     from flatmin import parameterizations as parameterizations
     from flatmin import problems as problems
     from flatmin import solvers as solvers
+    from flatmin import testing as testing
     from flatmin import theory as theory
     from flatmin._core import Estimate as Estimate
     from flatmin._core import JobError as JobError
@@ -55,7 +56,7 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     *("datasets", "diagnosis", "dynamics", "flatness", "interpolators", "measurements", "parameterizations"),
-    *("problems", "solvers", "theory"),
+    *("problems", "solvers", "testing", "theory"),
 }
 _HOMES = {
     "_core": ("Estimate", "JobError", "Objective", "Outcome", "Solution", "UsageError"),

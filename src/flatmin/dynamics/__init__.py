@@ -22,9 +22,11 @@ from flatmin.dynamics.flow import FlowResult as FlowResult
 from flatmin.dynamics.flow import gradient_flow as gradient_flow
 from flatmin.dynamics.matched import MatchedRuns as MatchedRuns
 from flatmin.dynamics.matched import descent_beside_flow as descent_beside_flow
+from flatmin.dynamics.optax_rule import OptaxRule as OptaxRule
 from flatmin.dynamics.record import History as History
 from flatmin.dynamics.record import Record as Record
 from flatmin.dynamics.record import log_spaced as log_spaced
+from flatmin.dynamics.record import step_loss as step_loss
 from flatmin.dynamics.schedule import AbstractSchedule as AbstractSchedule
 from flatmin.dynamics.schedule import Piecewise as Piecewise
 from flatmin.dynamics.stability import RunClass as RunClass

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -58,7 +58,13 @@ class AbstractDynamics(eqx.Module):
     A step is cut in two: `draw` makes its random numbers from its key, `update` is deterministic. `train`
     calls `draw` for a whole chunk of keys at once, which is much cheaper than one step at a time, and gets
     the same bits, because the key of step k is `fold_in(run key, k)`.
+
+    Attributes:
+        full_loss: whether the loss that a step reports is the objective's own at its start, over all samples; then it
+            can be recorded at the cost of a store.
     """
+
+    full_loss: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, params: PyTree) -> DynamicsState:

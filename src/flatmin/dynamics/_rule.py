@@ -1,4 +1,4 @@
-"""What the rules share: the step, momentum, weight decay, and how a mini-batch is drawn.
+"""What the rules share: the step, momentum and weight decay.
 
 With learning rate eta, momentum mu and weight decay lambda (both optional), for the direction g_k at W_k:
 
@@ -11,16 +11,16 @@ decay is the gradient of `(lambda/2) ||W||^2`, coupled, and not part of the repo
 
 import abc
 from collections.abc import Callable
-from typing import Any, final
+from typing import final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from flatmin._core import AbstractObjective, UsageError
+from flatmin._core import AbstractObjective
 from flatmin.dynamics._base import AbstractDynamics, DynamicsState, StepInfo
-from flatmin.dynamics.record import whole
+from flatmin.dynamics._batches import Batches
 from flatmin.dynamics.schedule import AbstractSchedule, check_hyperparameter, hyperparameter, value_at
 
 Scalar = Float[Array, "..."]
@@ -110,7 +110,11 @@ class AbstractBatchRule(AbstractRule):
     replacement: bool = eqx.field(static=True, default=True, kw_only=True)
 
     def __check_init__(self):
-        check_batches(self.batch_size, self.replacement)
+        self._batches.check()
+
+    @property
+    def _batches(self) -> Batches:
+        return Batches(self.batch_size, self.replacement)
 
     def draw_extra(self, key: Key[Array, ""], dtype: jnp.dtype) -> PyTree:
         """Random numbers beside the batch, from the second half of the step's key; None for none."""
@@ -122,95 +126,13 @@ class AbstractBatchRule(AbstractRule):
         Raises:
             UsageError: without replacement, where a step alone has no batch.
         """
-        if not self.replacement:
-            raise UsageError(
-                "draw: got the key of one step, but without replacement a batch depends on the whole run; use train, "
-                "or draw_steps with the run's key"
-            )
-        first, second = jax.random.split(key)
-        return _beside(draw_batch(first, self.batch_size, objective.num_samples), self.draw_extra(second, dtype))
+        return self._batches.draw(key, objective.num_samples, lambda k: self.draw_extra(k, dtype))
 
     def draw_steps(
         self, key: Key[Array, ""], steps: Int[Array, " K"], objective: AbstractObjective, dtype: jnp.dtype
     ) -> PyTree:
         """The same for consecutive steps, from the run's key; the only way without replacement."""
-        if self.replacement:
-            return super().draw_steps(key, steps, objective, dtype)
-        seconds = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(key, k))[1])(steps)
-        extra = jax.vmap(lambda k: self.draw_extra(k, dtype))(seconds)
-        return _beside(shuffled_batches(key, steps, self.batch_size, objective.num_samples), extra)
-
-
-def _beside(indices: Array, extra: PyTree) -> PyTree:
-    return indices if extra is None else (indices, extra)
-
-
-def check_batches(batch_size: Any, replacement: Any) -> None:
-    """Refuse what is no way to sample.
-
-    Args:
-        batch_size: B.
-        replacement: with or without.
-
-    Raises:
-        UsageError: unless B is a whole number >= 1 and the other a truth value.
-    """
-    whole("batch_size", batch_size, 1)
-    if not isinstance(replacement, bool):
-        raise UsageError(f"replacement: got {replacement!r}, expected True or False; False takes whole epochs")
-
-
-def draw_batch(key: Key[Array, ""], batch_size: int, num_samples: int) -> Int[Array, " B"]:
-    """Indices of a mini-batch, uniform with replacement.
-
-    Args:
-        key: random key.
-        batch_size: B.
-        num_samples: n.
-
-    Returns:
-        int32 in every precision mode: the same key draws the same samples.
-    """
-    return jax.random.randint(key, (batch_size,), 0, num_samples, dtype=jnp.int32)
-
-
-_EPOCHS = 2**31
-"""Folded into the run's key for the order of samples: no step has this number, so no step shares its key."""
-
-
-def shuffled_batches(
-    key: Key[Array, ""], steps: Int[Array, " K"], batch_size: int, num_samples: int
-) -> Int[Array, "K B"]:
-    """Batches without replacement: epoch e is a permutation by the key `fold_in(fold_in(key, 2**31), e)`, cut in order.
-
-    Args:
-        key: the run's key.
-        steps: consecutive steps.
-        batch_size: B.
-        num_samples: n.
-
-    Returns:
-        int32. A function of key and step: neither of which steps are drawn together, nor of the precision mode. Cost:
-        one permutation for each epoch that the steps touch.
-
-    Raises:
-        UsageError: if B > n.
-    """
-    if batch_size > num_samples:
-        raise UsageError(
-            f"batch_size: got {batch_size}, expected at most the {num_samples} samples without replacement; take a "
-            "smaller batch, or replacement=True"
-        )
-    length = num_samples // batch_size  # steps of an epoch
-    key = jax.random.fold_in(key, jnp.uint32(_EPOCHS))
-    first = steps[0] // length
-    touched = (steps.shape[0] + length - 2) // length + 1
-    orders = jax.lax.map(
-        lambda e: jax.random.permutation(jax.random.fold_in(key, e), jnp.arange(num_samples, dtype=jnp.int32)),
-        first + jnp.arange(touched, dtype=jnp.int32),
-    )
-    places = (steps % length)[:, None] * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
-    return orders[(steps // length - first)[:, None], places]
+        return self._batches.draw_steps(key, steps, objective.num_samples, lambda k: self.draw_extra(k, dtype))
 
 
 def unit(direction: PyTree) -> PyTree:

@@ -1,21 +1,22 @@
-"""The loop behind `train` and `train_ensemble`: compiled stretches of steps, with records between them."""
+"""The loop behind `train` and `train_ensemble`: compiled stretches of steps, and hooks between them."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from flatmin._core import AbstractObjective, Outcome, Result, UsageError, check_finite
+from flatmin._core import Outcome, Result, UsageError
 from flatmin.dynamics import _engine
-from flatmin.dynamics._base import AbstractDynamics, DynamicsState
-from flatmin.dynamics.checkpoint import Checkpoint, Store, fingerprint, restore
-from flatmin.dynamics.record import History, Record, whole
+from flatmin.dynamics._base import DynamicsState
+from flatmin.dynamics._model import Model
+from flatmin.dynamics._params import moving, strong
+from flatmin.dynamics._records import Recorder
+from flatmin.dynamics._saving import Saving
+from flatmin.dynamics.record import History, whole
 from flatmin.dynamics.until import Until
 
 Progress = Callable[[int, int], Any]
@@ -64,27 +65,7 @@ class TrainResult(Result):
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
-    """`(dynamics, objective)` cut into leaves with a run axis and the others; see `_engine`.
-
-    Attributes:
-        whole: dynamics and objective.
-        mask: a pytree of bools: which leaves have a run axis.
-        runs: number of runs, `None` for a single run without a run axis.
-    """
-
-    whole: tuple[AbstractDynamics, AbstractObjective]
-    mask: PyTree[bool]
-    runs: int | None
-
-    @functools.cached_property
-    def parts(self) -> tuple[bool, PyTree, PyTree]:
-        """Whether there are runs, the leaves with a run axis, the others: what `_engine` takes."""
-        return self.runs is not None, *eqx.partition(self.whole, self.mask)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Point:
+class Point:
     """Where a run is: replaced in one assignment, so that an interrupt leaves a consistent one.
 
     Attributes:
@@ -92,35 +73,84 @@ class _Point:
         state: state of each run; a diverged one stays at its last good step.
         divergence: number of each run's first bad step, -1 for none.
         finished: which runs are done early, see `Until`; they stay where they are.
-        samples: how many entries of the log belong to it.
+        blocks: how many blocks of the recorder belong to it.
     """
 
     position: int
     state: DynamicsState
     divergence: np.ndarray
     finished: np.ndarray
-    samples: int
+    blocks: int = 0
 
     @property
     def alive(self) -> np.ndarray:
+        """Which runs go on."""
         return np.asarray((self.divergence < 0) & ~self.finished)
 
 
-Log = list[tuple[int, dict[str, PyTree]]]
+Hook = Callable[[Point], Point]
+"""Called between stretches."""
+
+
+class _Walker:
+    """Takes a point on to a step, through the compiled loop; draws the random numbers chunk by chunk."""
+
+    def __init__(self, model: Model, params: PyTree, key: Key[Array, "..."], chunk: int, recorder: Recorder):
+        self._model, self._params, self._key, self._chunk = model, params, key, chunk
+        self._recorder, self._block, self._draws = recorder, -1, None
+        self._first = np.zeros((), np.int32)
+
+    def __call__(self, point: Point, stop: int) -> Point:
+        """Go on to `stop`; a run that diverges on the way ends just before its first bad step.
+
+        The compiled loop only looks at the loss of each step, and at the params at the end. If something is wrong
+        there, the stretch is run again, with bisection on its length: the good runs pay nothing for the exact answer.
+        """
+        if point.position // self._chunk != self._block:
+            self._block = point.position // self._chunk
+            self._first = np.asarray(self._block * self._chunk, np.int32)
+            self._draws = _engine.draw_chunk(*self._model.parts, self._params, self._key, self._first, self._chunk)
+        marks = self._recorder.ahead(point.position, stop)
+
+        def to(stops: np.ndarray) -> tuple[_engine.Stretch, np.ndarray, np.ndarray]:
+            stretch = _engine.advance(
+                *self._model.parts, self._chunk, self._draws, self._first, np.asarray(point.position, np.int32),
+                point.state, np.asarray(stops, np.int32), self._recorder.measures, marks,
+            )  # fmt: skip
+            return stretch, np.asarray(stretch.in_range), np.asarray(stretch.finite)
+
+        began = np.asarray(point.state.step).astype(int)
+        stretch, in_range, finite = to(np.where(point.alive, stop, began))
+        losses, divergence, bad = stretch.losses, point.divergence, ~(in_range & finite)
+        if bad.any():
+            ended = np.asarray(stretch.state.step).astype(int)
+            # the first bad step is in (good, refused]; for runs without one, good is where they ended
+            good, refused = np.where(bad, began, ended), np.where(bad, ended, ended + 1)
+            probe = np.where(bad, ended - 1, ended)
+            while True:
+                stretch, _, finite = to(probe)
+                good, refused = np.where(finite, np.maximum(good, probe), good), np.where(finite, refused, probe)
+                if np.array_equal(probe, good) and (refused - good == 1).all():
+                    break
+                probe = np.where(refused - good > 1, (good + refused) // 2, good)
+            divergence = np.asarray(np.where(bad, refused, divergence))
+        upto = stop + 1 if (divergence < 0).any() else int(divergence.max())
+        self._recorder.take(point.position, stop, int(self._first), stretch, losses, upto, np.asarray(~point.alive))
+        return Point(stop, stretch.state, divergence, point.finished, len(self._recorder.blocks))
 
 
 def run(
     model: Model,
     params: PyTree,
     *,
-    steps: int,
-    key: Key[Array, "..."] | Any,
-    records: Mapping[str, Record] | Any,
-    chunk: int,
-    checkpoint: Checkpoint | str | Any | None,
+    steps: Any,
+    key: Any,
+    records: Any,
+    chunk: Any,
+    checkpoint: Any,
     progress: Progress | None,
     throw: bool,
-    until: Until | None = None,
+    until: Any = None,
 ) -> TrainResult:
     """See `train` and `train_ensemble`, which only prepare the arguments.
 
@@ -146,115 +176,54 @@ def run(
     steps, chunk = whole("steps", steps, 0), whole("chunk", chunk, 1)
     if steps >= 2**31:
         raise UsageError(f"steps: got {steps}, expected less than 2**31, the range of the step counter")
+    if until is not None and not isinstance(until, Until):
+        raise UsageError(f"until: got {type(until).__name__}, expected an Until; write Until(loss=1e-8)")
+    if progress is not None and not callable(progress):
+        raise UsageError(f"progress: got {type(progress).__name__}, expected a function of (steps done, steps)")
     _check_key(key, model.runs)
     params = moving(params)
-    records = dict(records or {})
-    for name, record in records.items():
-        if not isinstance(record, Record):
-            raise UsageError(
-                f"records: {name!r} is a {type(record).__name__}, expected a Record; write Record(fn, every=100)"
-            )
-    times = {name: record.times(steps) for name, record in records.items()}
-    due = _by_step(times)
-    measures = {name: _Measure(model, record.fn) for name, record in records.items()}
     chunk = min(chunk, max(steps, 1))
+    recorder = Recorder(model, records, steps, chunk, params)
     looks = np.zeros(0, int) if until is None else np.arange(0, steps, until.every)
-    stops = np.unique(np.concatenate([np.arange(chunk, steps, chunk), [steps], looks[1:], *times.values()])).astype(int)
+    stops = np.unique(np.concatenate([np.arange(chunk, steps, chunk), [steps], looks[1:], recorder.stops])).astype(int)
 
-    state = _engine.init_state(*model.parts, params)
     shape = () if model.runs is None else (model.runs,)
-    log: Log = []
-    point = _Point(0, state, np.full(shape, -1), np.zeros(shape, bool), 0)
-    store = None
+    start = strong(_engine.init_state(*model.parts, params))
+    point = Point(0, start, np.full(shape, -1), np.zeros(shape, bool))
+    hooks: list[Hook] = []
+    if until is not None:
+        hooks.append(_Watch(model, until, steps))
+    saving = None
     if checkpoint is not None:
-        if not isinstance(checkpoint, Checkpoint):
-            checkpoint = Checkpoint(checkpoint)
-        store = Store(checkpoint, fingerprint(*model.whole, params, key))
-        point = _load(store, point, log, times, measures, steps, until) or point
+        saving = Saving(checkpoint, model, params, key, recorder, until)
+        point = saving.load(point, steps) or point
+        hooks.append(saving.when_due)
+    if progress is not None:
+        hooks.append(_Report(progress, steps))
 
-    draws, block, first, interrupted = None, None, np.zeros((), np.int32), False
+    walk, interrupted = _Walker(model, params, key, chunk, recorder), False
     try:
-        if point.position == 0 and not log:
-            log.append((0, {name: measure(point.state.params) for name, measure in measures.items()}))
-            point = dataclasses.replace(point, samples=1)
+        if point.position == 0 and not recorder.blocks:
+            recorder.begin(point.state.params)
+            point = dataclasses.replace(point, blocks=len(recorder.blocks))
         if until is not None and point.position == 0:
-            point = dataclasses.replace(point, finished=_finished(model, until, point))
+            point = hooks[0](point)
         for stop in stops[stops > point.position].tolist():
             if not point.alive.any():
                 break
-            if point.position // chunk != block:
-                block = point.position // chunk
-                first = np.asarray(block * chunk, np.int32)
-                draws = _engine.draw_chunk(*model.parts, params, key, first, chunk)
-            state, divergence = _advance(model, draws, first, point, stop)
-            if stop in due and (divergence < 0).any():
-                log.append((stop, {name: measures[name](state.params) for name in due[stop]}))
-            point = _Point(stop, state, divergence, point.finished, len(log))
-            if until is not None and (stop % until.every == 0 or stop == steps):
-                point = dataclasses.replace(point, finished=_finished(model, until, point))
-            if store is not None and store.due:
-                _save(store, point, log, until)
-            if progress is not None:
-                progress(point.position, steps)
-        if point.finished.any() and not point.alive.any():  # nothing moves any more
-            rest = [step for step in due if step > log[-1][0]]
-            last = {name: measures[name](point.state.params) for step in rest for name in due[step]}
-            log += [(step, {name: last[name] for name in due[step]}) for step in sorted(rest)]
-            point = dataclasses.replace(point, samples=len(log))
+            point = walk(point, stop)
+            for hook in hooks:
+                point = hook(point)
     except KeyboardInterrupt:
         interrupted = True
-    if store is not None and (point.position > 0 or point.samples > 0):
-        _save(store, point, log, until)
-    result = _result(model, point, log, measures, interrupted=interrupted)
+    del recorder.blocks[point.blocks :]
+    if point.alive.any() or point.finished.any():  # what no step has fed; and once nothing moves, all that is left
+        recorder.end(point.state.params, point.position if point.alive.any() else steps)
+        point = dataclasses.replace(point, blocks=len(recorder.blocks))
+    if saving is not None and (point.position > 0 or point.blocks > 0):
+        saving.write(point)
+    result = _result(model, point, recorder, interrupted=interrupted)
     return result.raise_if_failed() if throw else result
-
-
-def moving(params: PyTree) -> PyTree:
-    """Initial params as JAX arrays of a definite type, at least one of which moves.
-
-    Args:
-        params: a pytree; its real floating point arrays move.
-
-    Returns:
-        The same tree, see `strong`.
-
-    Raises:
-        UsageError: if nothing moves, or for arrays that are complex, not finite, or no numbers.
-    """
-    params = strong(params)
-    floats = jax.tree_util.tree_leaves_with_path(eqx.filter(params, eqx.is_inexact_array))
-    if not floats:
-        raise UsageError("params: got no floating point array, expected at least one to move; write 1.0 for 1")
-    for path, leaf in floats:
-        name = f"params{jax.tree_util.keystr(path)}"
-        if jnp.iscomplexobj(leaf):  # JAX's gradient is the conjugate of the direction that a complex number has to go
-            raise UsageError(
-                f"{name}: got {leaf.dtype}, expected real numbers; write it as two real arrays, re and im, and build "
-                "re + 1j * im inside the loss"
-            )
-        check_finite(name, leaf)
-    return params
-
-
-def strong(tree: PyTree) -> PyTree:
-    """Arrays of `tree` as JAX arrays of a definite type, so that the loop is traced once.
-
-    Args:
-        tree: a pytree with JAX or numpy arrays among its leaves.
-
-    Returns:
-        The same tree; other leaves unchanged.
-    """
-
-    def definite(leaf: Any) -> Any:
-        if not (eqx.is_array(leaf) or isinstance(leaf, np.ndarray)):
-            return leaf
-        try:
-            return jnp.asarray(leaf, dtype=leaf.dtype)
-        except TypeError as error:  # dates, objects, text
-            raise UsageError(f"params: got an array of {leaf.dtype}, expected arrays of real numbers") from error
-
-    return jax.tree.map(definite, tree)
 
 
 def _check_key(key: Any, runs: int | None) -> None:
@@ -266,138 +235,36 @@ def _check_key(key: Any, runs: int | None) -> None:
         raise UsageError(f"key: got {key.shape[0]} keys, expected one; use train_ensemble for many runs")
 
 
-def _advance(
-    model: Model, draws: PyTree, first: np.ndarray, point: _Point, stop: int
-) -> tuple[DynamicsState, np.ndarray]:
-    """Go on to `stop`; a run that diverges on the way ends just before its first bad step.
+class _Watch:
+    """Sees which runs are done, every now and then."""
 
-    The compiled loop only looks at the loss of each step, and at the params at the end. If something is wrong
-    there, the stretch is run again, with bisection on its length: the good runs pay nothing for the exact
-    answer.
-    """
+    def __init__(self, model: Model, until: Until, steps: int):
+        self._model, self._until, self._steps = model, until, steps
 
-    def to(stops: np.ndarray) -> tuple[DynamicsState, np.ndarray, np.ndarray]:
-        bound = np.asarray(stops, np.int32)
-        state, in_range, finite = _engine.advance(*model.parts, draws, first, point.state, bound)
-        return state, np.asarray(in_range), np.asarray(finite)
-
-    began = np.asarray(point.state.step).astype(int)
-    state, in_range, finite = to(np.where(point.alive, stop, began))
-    bad = ~(in_range & finite)
-    if not bad.any():
-        return state, point.divergence
-    ended = np.asarray(state.step).astype(int)
-    # the first bad step is in (good, refused]; for runs without one, good is where they ended
-    good, refused = np.where(bad, began, ended), np.where(bad, ended, ended + 1)
-    probe = np.where(bad, ended - 1, ended)
-    while True:
-        state, _, finite = to(probe)
-        good, refused = np.where(finite, np.maximum(good, probe), good), np.where(finite, refused, probe)
-        if np.array_equal(probe, good) and (refused - good == 1).all():
-            return state, np.asarray(np.where(bad, refused, point.divergence))
-        probe = np.where(refused - good > 1, (good + refused) // 2, good)
+    def __call__(self, point: Point) -> Point:
+        if point.position % self._until.every and point.position != self._steps:
+            return point
+        loss, norm = _engine.level(*self._model.parts, self._until.gradient is not None, point.state.params)
+        reached = point.alive & self._until.reached(np.asarray(loss), np.asarray(norm))
+        return dataclasses.replace(point, finished=np.asarray(point.finished | reached))
 
 
-def _finished(model: Model, until: Until, point: _Point) -> np.ndarray:
-    loss, norm = _engine.level(*model.parts, until.gradient is not None, point.state.params)
-    return np.asarray(point.finished | (point.alive & until.reached(np.asarray(loss), np.asarray(norm))))
+class _Report:
+    """Tells the caller how far the run is."""
+
+    def __init__(self, progress: Progress, steps: int):
+        self._progress, self._steps = progress, steps
+
+    def __call__(self, point: Point) -> Point:
+        self._progress(point.position, self._steps)
+        return point
 
 
-class _Measure:
-    """A record's function, compiled, over the run axis if there is one."""
-
-    def __init__(self, model: Model, fn: Callable[[PyTree], PyTree]):
-        # a bound method of the objective sees each run's own objective
-        own = getattr(fn, "__self__", None) is model.whole[1]
-        self._arguments = (*model.parts, getattr(fn, "__func__", fn) if own else fn, own)
-
-    def __call__(self, params: PyTree) -> PyTree:
-        return _engine.measure(*self._arguments, params)
-
-    def structure(self, params: PyTree) -> PyTree:
-        return eqx.filter_eval_shape(self, params)
-
-
-def _by_step(times: dict[str, np.ndarray]) -> dict[int, list[str]]:
-    due: dict[int, list[str]] = {}
-    for name, steps in times.items():
-        for step in steps.tolist():
-            due.setdefault(step, []).append(name)
-    return due
-
-
-def _samples(log: Log, count: int, name: str) -> list[tuple[int, PyTree]]:
-    return [(step, values[name]) for step, values in log[:count] if name in values]
-
-
-def _save(store: Store, point: _Point, log: Log, until: Until | None) -> None:
-    names = sorted({name for _, values in log[: point.samples] for name in values})
-    histories = {name: History.stack(_samples(log, point.samples, name), axis=0) for name in names}
-    meta = {
-        "position": point.position,
-        "divergence": point.divergence.tolist(),
-        "finished": point.finished.tolist(),
-        "until": None if until is None else list(dataclasses.astuple(until)),
-        "records": {name: [history.steps.tolist()] for name, history in histories.items()},
-    }
-    tree = [eqx.filter(point.state, eqx.is_array), {name: h.values for name, h in histories.items()}]
-    store.write(tree, meta)
-
-
-def _load(
-    store: Store,
-    start: _Point,
-    log: Log,
-    times: dict[str, np.ndarray],
-    measures: dict[str, _Measure],
-    steps: int,
-    until: Until | None,
-) -> _Point | None:
-    """The point of the file, with `log` filled; `None` if there is no file."""
-    found = store.read()
-    if found is None:
-        return None
-    meta, leaves = found
-    path, position = store.checkpoint.path, meta["position"]
-    if position > steps:
-        raise UsageError(f"steps: got {steps}, but {path} has already done {position}; ask for at least as many")
-    if meta.get("until") != (None if until is None else list(dataclasses.astuple(until))):
-        raise UsageError(f"until: {path} was begun with another condition; keep it, or delete the file")
-    stored = {name: np.asarray(held[0]) for name, held in meta["records"].items()}
-    if set(stored) != set(measures):
-        raise UsageError(
-            f"records: got {sorted(measures)}, but {path} holds {sorted(stored)}; keep the names, or delete the file"
-        )
-    divergence = np.asarray(meta["divergence"])
-    finished = np.asarray(meta.get("finished", np.zeros(divergence.shape, bool)))
-    goes_on = ((divergence < 0) & ~finished).any()
-    state_like, static = eqx.partition(start.state, eqx.is_array)
-    like = [state_like, {name: m.structure(start.state.params) for name, m in measures.items()}]
-    state, values = restore(like, leaves)
-    entries: dict[int, dict[str, PyTree]] = {}
-    for name, held in stored.items():
-        wanted = times[name][times[name] <= (position if goes_on else held[-1])]
-        missing = np.setdiff1d(wanted, held)
-        if missing.size:
-            raise UsageError(
-                f"records: {name!r} is wanted at step {missing[0]}, but {path} has passed it without; "
-                "keep the times of the first part, or delete the file"
-            )
-        for step in wanted:
-            row = int(np.searchsorted(held, step))
-            entries.setdefault(int(step), {})[name] = jax.tree.map(lambda v, r=row: v[r], values[name])
-    log.extend(sorted(entries.items()))
-    return _Point(position, eqx.combine(state, static), divergence, finished, len(log))
-
-
-def _result(model: Model, point: _Point, log: Log, measures: Mapping[str, Any], *, interrupted: bool) -> TrainResult:
+def _result(model: Model, point: Point, recorder: Recorder, *, interrupted: bool) -> TrainResult:
     ensemble = model.runs is not None
-    histories = {}
-    for name in measures:
-        samples = _samples(log, point.samples, name)
-        if samples:
-            history = History.stack(samples, axis=1 if ensemble else 0)
-            histories[name] = _blank(history, point.divergence) if ensemble else history
+    histories = recorder.histories(point.blocks)
+    if ensemble:
+        histories = {name: _blank(_runs_first(history), point.divergence) for name, history in histories.items()}
 
     def outcome(divergence: int, finished: bool) -> Outcome:
         if divergence >= 0 or finished:
@@ -415,6 +282,10 @@ def _result(model: Model, point: _Point, log: Log, measures: Mapping[str, Any], 
         step=step if ensemble else int(step),
         divergence_step=point.divergence if ensemble else int(point.divergence),
     )
+
+
+def _runs_first(history: History) -> History:
+    return History(history.steps, jax.tree.map(lambda v: np.moveaxis(v, 0, 1), history.values))
 
 
 def _blank(history: History, divergence: np.ndarray) -> History:

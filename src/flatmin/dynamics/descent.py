@@ -20,6 +20,8 @@ class GradientDescent(AbstractRule):
         weight_decay: lambda >= 0, `None` for none.
     """
 
+    full_loss = True
+
     def direction(
         self, draws: tuple, objective: AbstractObjective, state: DynamicsState
     ) -> tuple[Float[Array, ""], PyTree]:

@@ -12,7 +12,9 @@ from jaxtyping import Array, Key, PyTree
 
 from flatmin._core import AbstractObjective, UsageError, as_objective
 from flatmin.dynamics._base import AbstractDynamics, SharedFunction
-from flatmin.dynamics._run import Model, Progress, TrainResult, run, strong
+from flatmin.dynamics._model import Model
+from flatmin.dynamics._params import strong
+from flatmin.dynamics._run import Progress, TrainResult, run
 from flatmin.dynamics.checkpoint import Checkpoint
 from flatmin.dynamics.record import Record
 from flatmin.dynamics.schedule import AbstractSchedule

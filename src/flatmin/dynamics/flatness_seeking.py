@@ -51,6 +51,8 @@ class SharpnessAwareDescent(AbstractRule):
         weight_decay: lambda >= 0, `None` for none.
     """
 
+    full_loss = True
+
     radius: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
 
     def __check_init__(self):
@@ -102,6 +104,8 @@ class NormalisedGradientDescent(AbstractRule):
         weight_decay: lambda >= 0, `None` for none; added to the normalised gradient.
     """
 
+    full_loss = True
+
     def direction(
         self, draws: tuple, objective: AbstractObjective, state: DynamicsState
     ) -> tuple[Float[Array, ""], PyTree]:
@@ -129,6 +133,8 @@ class PenalisedGradientDescent(AbstractRule):
         momentum: 0 <= mu < 1, `None` for none.
         weight_decay: `None` for none.
     """
+
+    full_loss = True
 
     penalty: Callable[..., Any] | Any = eqx.field(
         converter=lambda fn: fn if isinstance(fn, SharedFunction) else SharedFunction(fn)

@@ -36,16 +36,34 @@ def whole(argument: str, value: Any, least: int) -> int:
     return number
 
 
+def step_loss(params: PyTree) -> Any:
+    """Stands in a `Record` for the loss that each step computes where it starts, of its batch and its shifted labels.
+
+    `Record(step_loss, every=1)` costs a store. The last step's end has none; a run that is done early (`Until`) has
+    none from there on.
+
+    Args:
+        params: not used.
+
+    Raises:
+        UsageError: if it is called: the number belongs to a step, not to a point.
+    """
+    raise UsageError("step_loss: got a call, expected to stand in a Record; write Record(step_loss, every=1)")
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """A function of the params, and the steps at which to evaluate it.
 
-    Step 0 and the last step are always included. The function runs between the compiled stretches of steps,
-    compiled on its own: however costly, it does not slow the steps in between.
+    Step 0 and the last step are always included. A record of few steps runs between the compiled stretches, compiled
+    on its own: however costly, it does not slow the steps in between. A record of many steps (64 or more, at most 32
+    apart) is compiled into the loop. The loss of a full-batch rule, `Record(objective.loss, every=1)`, and `step_loss`
+    cost a store, for the step computes them anyway.
 
     Attributes:
-        fn: `fn(params) -> array`, or a dict (any pytree) of arrays. A bound method such as `problem.loss` is
-            best: its arrays are then arguments of the compiled function and not constants copied into it.
+        fn: `fn(params) -> array`, or a dict (any pytree) of arrays; or `step_loss`. A bound method such as
+            `problem.loss` is best: its arrays are then arguments of the compiled function and not constants copied into
+            it.
         every: a period in steps; give this or `at`.
         at: the steps themselves, see `log_spaced`.
 
@@ -132,18 +150,3 @@ class History(Shown):
             return f"from {number(self.values[:, -1].min(), 4)} to {number(self.values[:, -1].max(), 4)}"
         shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(self.values))
         return f"recorded with shape {shapes}"
-
-    @staticmethod
-    def stack(samples: list[tuple[int, PyTree]], axis: int) -> "History":
-        """From the values one at a time.
-
-        Args:
-            samples: (step, value) in order, at least one.
-            axis: where the time axis goes.
-
-        Returns:
-            The history, in numpy arrays.
-        """
-        steps, values = zip(*samples, strict=True)
-        stacked = jax.tree.map(lambda *v: np.stack([np.asarray(x) for x in v], axis=axis), *values)
-        return History(np.asarray(steps, dtype=np.int64), stacked)

@@ -17,8 +17,10 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
 from flatmin._core import Estimate, Shown, UsageError, check_positive
-from flatmin.dynamics._engine import LOSS_LIMIT
 from flatmin.dynamics._run import TrainResult
+
+LOSS_LIMIT = 1e30
+"""A recorded loss beyond it counts as diverged, whatever `blow_up` says."""
 
 Kind = Literal["converged", "edge of stability", "oscillating", "diverged", "descending"]
 

@@ -9,7 +9,8 @@ from jaxtyping import Array, Key, PyTree
 
 from flatmin._core import AbstractObjective, UsageError, as_objective
 from flatmin.dynamics._base import AbstractDynamics
-from flatmin.dynamics._run import Model, Progress, TrainResult, run
+from flatmin.dynamics._model import Model
+from flatmin.dynamics._run import Progress, TrainResult, run
 from flatmin.dynamics.checkpoint import Checkpoint
 from flatmin.dynamics.ensemble import check_dynamics, run_axes
 from flatmin.dynamics.record import Record

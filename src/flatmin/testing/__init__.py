@@ -1,0 +1,3 @@
+"""Laws that a class of one's own has to keep; each raises `AssertionError` with the law that is broken."""
+
+from flatmin.testing.rules import rule_laws as rule_laws
