@@ -241,7 +241,7 @@ def test_foreign_folders_are_told_apart(tmp_path, finished):
     assert [r.path for r in find_runs(tmp_path)] == [finished.path]
     problems = "\n".join(find_problems(tmp_path))
     assert "photos (a folder without spec.json and SHA256SUMS), expected a finished run" in problems
-    assert "broken cannot be read" in problems
+    assert "broken is damaged, SHA256SUMS missing or different" in problems
     with pytest.raises(UsageError, match="no such folder"):
         load_run(tmp_path / "nothing")
     assert find_runs(tmp_path / "nothing") == []

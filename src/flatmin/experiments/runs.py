@@ -8,6 +8,9 @@
         figures/, report.html   derived: can be rebuilt from the files above
         SHA256SUMS     checksums of all of them
 
+What is read back (spec, claims, data, other files) is compared with its checksum first; `spec.json` names these files.
+Format 1, without these names, was written by 0.1 and is read too.
+
 A failed computation leaves `<experiment>-<id>.failed.json` beside; it is never taken for a result.
 """
 
@@ -19,7 +22,7 @@ import re
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
@@ -30,23 +33,29 @@ from flatmin.experiments.claims import Claim, claims_from_json, claims_to_json
 from flatmin.experiments.specs import Experiment, Setting, canonical_spec, run_id, settings_of
 from flatmin.storage.folders import (
     CHECKSUMS,
+    DamagedError,
+    is_as_listed,
     read_checksums,
+    read_regular,
     replace_file,
-    sha256,
     stage_path,
     staged_folder,
     write_checksums,
 )
 from flatmin.storage.netcdf import read_netcdf, write_netcdf
 from flatmin.storage.provenance import provenance
+from flatmin.storage.sealed import seal_json, unseal_json
 from flatmin.studies.cells import OtherSharesError
 
 if TYPE_CHECKING:
     import xarray as xr
 
-FORMAT = 1
+FORMAT = 2
+"""Written; 1, which did not name its files in `spec.json`, is read too."""
+
 DEFAULT_OUT = "runs"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_DESCRIBING = ("spec.json", "claims.json")
 _RESERVED = {"spec.json", "claims.json", "data", "figures", "report.html", CHECKSUMS}
 
 
@@ -80,6 +89,7 @@ class Run:
         provenance: where and when it was made.
         claims: its claims.
         certificates: its certificates.
+        files: names of the files that hold its results; None if an earlier version wrote it.
     """
 
     path: pathlib.Path
@@ -90,10 +100,14 @@ class Run:
     provenance: dict[str, Any]
     claims: tuple[Claim, ...]
     certificates: tuple[Certificate, ...]
+    files: tuple[str, ...] | None = None
 
     @property
     def data_names(self) -> tuple[str, ...]:
         """Names of the stored datasets."""
+        if self.files is not None:
+            found = (pathlib.PurePosixPath(name) for name in self.files)
+            return tuple(sorted(p.stem for p in found if p.parts[0] == "data"))
         return tuple(sorted(p.stem for p in (self.path / "data").glob("*.nc")))
 
     def dataset(self, name: str) -> "xr.Dataset":
@@ -139,7 +153,13 @@ def obtain_run(
     identity = run_id(experiment.name, experiment.version, spec)
     target = pathlib.Path(out) / f"{experiment.name}-{identity}"
     if target.exists():
-        return load_run(target), False
+        run = load_run(target)
+        if (run.experiment.name, run.id) != (experiment.name, identity):
+            raise JobError(
+                f"run: {target} holds the run {run.experiment.name}-{run.id}; somebody renamed it, so give it its name "
+                "back or delete it, and start again"
+            )
+        return run, False
     started = time.monotonic()
     failure = target.with_name(f"{target.name}.failed.json")
     try:
@@ -160,6 +180,7 @@ def obtain_run(
             **provenance(),
             "seconds": round(time.monotonic() - started, 3),
         },
+        "files": sorted([*(f"data/{name}.nc" for name in content.datasets), *content.files]),
     }
     with staged_folder(target) as stage:
         _write_content(stage, description, content)
@@ -174,7 +195,7 @@ def load_run(path: str | pathlib.Path, *, verify: bool = True) -> Run:
 
     Args:
         path: its folder.
-        verify: compare the evidence (spec, claims, data) with its checksums first.
+        verify: compare all evidence (data and other files too) with its checksums first, not only spec and claims.
 
     Returns:
         The run.
@@ -187,15 +208,24 @@ def load_run(path: str | pathlib.Path, *, verify: bool = True) -> Run:
     if not (folder / CHECKSUMS).is_file() or not (folder / "spec.json").is_file():
         what = "no such folder" if not folder.exists() else "a folder without spec.json and SHA256SUMS"
         raise UsageError(f"run: got {folder} ({what}), expected a finished run; list them with find_runs")
-    if verify:
-        damaged = changed_files(folder)
-        evidence = [name for name in damaged if not _is_derived(name)]
-        if evidence:
-            raise JobError(
-                f"run: {folder} is damaged, {', '.join(evidence)} missing or different from the checksum; "
-                "delete the folder and run it again"
-            )
-    return _read(folder)
+    changed = changed_files(folder) if verify else changed_files(folder, _DESCRIBING)
+    _refuse_damage(folder, [name for name in changed if not _is_derived(name)])
+    run = _read(folder)
+    if run.files is not None:
+        try:
+            listed = read_checksums(folder, sealed=True)
+        except (DamagedError, OSError):
+            listed = {}
+        _refuse_damage(folder, [name for name in run.files if name not in listed] if listed else [CHECKSUMS])
+    return run
+
+
+def _refuse_damage(folder: pathlib.Path, names: list[str]) -> None:
+    if names:
+        raise JobError(
+            f"run: {folder} is damaged, {', '.join(names)} missing or different from the checksum; "
+            "delete the folder and run it again"
+        )
 
 
 def is_complete(path: str | pathlib.Path) -> bool:
@@ -239,17 +269,21 @@ def find_problems(out: str | pathlib.Path = DEFAULT_OUT) -> list[str]:
     return [found for found in _scan(out) if isinstance(found, str)]
 
 
-def changed_files(folder: pathlib.Path) -> list[str]:
-    """Names of the listed files that are missing or differ from their checksum.
+def changed_files(folder: pathlib.Path, names: Collection[str] = ()) -> list[str]:
+    """Names of the listed files that are missing, differ from their checksum or are links.
 
     Args:
         folder: a run's folder.
+        names: look at these only; none for all.
 
     Returns:
-        Relative names; empty when all is as written.
+        Relative names, that of the list itself where it is damaged; empty when all is as written.
     """
-    listed = dict.fromkeys(("spec.json", "claims.json"), "") | read_checksums(folder)
-    return [name for name, digest in listed.items() if not (folder / name).is_file() or sha256(folder / name) != digest]
+    try:
+        listed = dict.fromkeys(_DESCRIBING, "") | read_checksums(folder)
+    except (DamagedError, OSError):
+        return [CHECKSUMS]
+    return [n for n, digest in listed.items() if (not names or n in names) and not is_as_listed(folder, n, digest)]
 
 
 def rewrite_derived(run: Run, render: Callable[[Run, pathlib.Path], None]) -> None:
@@ -273,7 +307,10 @@ def rewrite_derived(run: Run, render: Callable[[Run, pathlib.Path], None]) -> No
         if evidence:
             raise UsageError(f"render: got {', '.join(evidence)}, expected figures/ and report.html only")
         for name, file in files.items():
-            (run.path / name).parent.mkdir(exist_ok=True)
+            place = (run.path / name).parent
+            if place.is_symlink():  # of a folder from elsewhere: it would be written to where that leads
+                place.unlink()
+            place.mkdir(exist_ok=True)
             replace_file(run.path / name, file.read_bytes())
         write_checksums(run.path)
     except OSError as error:
@@ -317,11 +354,11 @@ def _write_content(folder: pathlib.Path, description: dict[str, Any], content: R
 
 def _read(folder: pathlib.Path) -> Run:
     try:
-        plain = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-        results = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-        if plain["format"] != FORMAT:
+        plain = json.loads(read_regular(folder / "spec.json"))
+        results = json.loads(read_regular(folder / "claims.json"))
+        if plain["format"] not in (1, FORMAT):
             raise JobError(
-                f"run: {folder} has format {plain['format']}, expected {FORMAT}; read it with the flatmin "
+                f"run: {folder} has format {plain['format']}, expected 1 or {FORMAT}; read it with the flatmin "
                 f"that wrote it ({plain['provenance']['versions']['flatmin']})"
             )
         experiment = Experiment(**plain["experiment"])
@@ -334,8 +371,9 @@ def _read(folder: pathlib.Path) -> Run:
             provenance=plain["provenance"],
             claims=claims_from_json(json.dumps(results["claims"])),
             certificates=tuple(Certificate.model_validate_json(json.dumps(c)) for c in results["certificates"]),
+            files=tuple(plain["files"]) if plain["format"] > 1 else None,
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
         raise JobError(
             f"run: {folder} cannot be read ({type(error).__name__}: {error}); "
             "it is damaged or was not written by flatmin"
@@ -358,6 +396,9 @@ def _scan(out: str | pathlib.Path) -> list[Run | str]:
     return found
 
 
+_RECORD = ("experiment", "spec", "error", "traceback", "provenance")
+
+
 def _record_failure(path: pathlib.Path, experiment: Experiment, spec: BaseModel, error: Exception) -> None:
     record = {
         "experiment": dataclasses.asdict(experiment),
@@ -368,12 +409,12 @@ def _record_failure(path: pathlib.Path, experiment: Experiment, spec: BaseModel,
     }
     with contextlib.suppress(OSError):  # the error itself matters more than its record
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json.dumps(record, indent=2, ensure_ascii=False).encode())
+        replace_file(path, seal_json(record))
 
 
 def _failure_sentence(path: pathlib.Path) -> str:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = unseal_json(read_regular(path), _RECORD)
         name, date = path.name.removesuffix(".failed.json"), record["provenance"]["date"]
         return f"run: {name} failed on {date} ({record['error']}); start it again to retry"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

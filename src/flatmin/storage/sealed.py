@@ -12,17 +12,13 @@ import os
 import pathlib
 import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from flatmin._core import JobError
-from flatmin.storage.folders import host_name, is_alive, sync
+from flatmin.storage.folders import DamagedError, host_name, is_alive, read_regular, sync
 
 MAGIC = b"flatmin segment 1\n"
-
-
-class DamagedError(ValueError):
-    """The bytes are not a whole sealed file."""
 
 
 def seal(header: Mapping[str, Any], payload: bytes) -> bytes:
@@ -61,6 +57,47 @@ def unseal(data: bytes) -> tuple[dict[str, Any], memoryview]:
     start = len(MAGIC) + 8
     (length,) = struct.unpack("<Q", body[len(MAGIC) : start])
     return json.loads(bytes(body[start : start + length])), body[start + length :]
+
+
+def seal_json(plain: Mapping[str, Any]) -> bytes:
+    """JSON values with their own checksum, in a file that people can read.
+
+    Args:
+        plain: JSON values by name.
+
+    Returns:
+        The bytes: JSON with one more name, `sha256`, of the bytes without it.
+    """
+    digest = hashlib.sha256(_json(plain)).hexdigest()
+    return _json({**plain, "sha256": digest})
+
+
+def unseal_json(data: bytes, unsealed: Collection[str] = ()) -> dict[str, Any]:
+    """The values behind bytes of `seal_json`.
+
+    Args:
+        data: the bytes, possibly damaged since.
+        unsealed: the names in a file of an earlier version, which had no checksum.
+
+    Returns:
+        The values, by name.
+
+    Raises:
+        DamagedError: unless every byte is as it was written.
+    """
+    try:
+        plain = json.loads(data)
+        names = set(plain)
+        digest = plain.pop("sha256", None)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"not JSON values by name ({error})") from error
+    if not (names == set(unsealed) or (digest is not None and seal_json(plain) == data)):
+        raise DamagedError("the checksum does not fit")
+    return plain
+
+
+def _json(plain: Mapping[str, Any]) -> bytes:
+    return json.dumps(plain, indent=2, ensure_ascii=False).encode()
 
 
 class SealedFolder:
@@ -129,7 +166,7 @@ class SealedFolder:
             DamagedError: unless every byte is as it was written.
         """
         try:
-            data = (self.path / name).read_bytes()
+            data = read_regular(self.path / name)
         except FileNotFoundError:
             raise
         except OSError as error:

@@ -53,7 +53,9 @@ class LocalCluster:
                 }
             ):
                 self._cluster = SpecCluster(
-                    scheduler={"cls": Scheduler, "options": options}, security=security, silence_logs=50
+                    scheduler={"cls": Scheduler, "options": options},
+                    security=security,
+                    silence_logs=50,  # pyright: ignore
                 )
             address = self._cluster.scheduler_address
             parts = {name: getattr(security, name) for name in security.__slots__ if name.startswith("tls_")}

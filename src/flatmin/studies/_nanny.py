@@ -28,7 +28,7 @@ async def _serve(address: str, security: dict[str, str], memory: int, folder: st
         security=Security(require_encryption=True, **security),
         dashboard_address="127.0.0.1:0",
         dashboard=False,
-        memory_limit=memory,
+        memory_limit=str(memory),
         local_directory=folder,
         silence_logs=50,
     )

@@ -211,11 +211,14 @@ class _Run:
         if number in self.done:
             return True
         try:
-            _, payload = self.files.read(self.name(number))
+            header, payload = self.files.read(self.name(number))
+            # a file of another cell, under this one's name, says nothing about it
+            if header.get("key") != json.loads(json.dumps(dict(self._job.cells[number].key))):
+                raise DamagedError("it holds another cell")  # noqa: TRY301 - as any other damage
             self.done[number] = from_netcdf(payload)
         except FileNotFoundError:
             return False
-        except DamagedError:
+        except (DamagedError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self.damaged.append(number)
             return False
         self._progress(self._job.cells[number].name, 1, 1)

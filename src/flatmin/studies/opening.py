@@ -1,21 +1,16 @@
 """Finding and making the folder of a study, and refusing one that does not fit."""
 
-import json
 import pathlib
-from typing import Any
-
-from pydantic import ValidationError
 
 from flatmin._core import JobError, UsageError
-from flatmin.storage.folders import replace_file
+from flatmin.storage.folders import CHECKSUMS
+from flatmin.studies._manifest import DESCRIPTION, described_study, read_description, write_description
 from flatmin.studies._segments import DONE
 from flatmin.studies.spec import StudySpec
 from flatmin.studies.store import Store, in_use
 from flatmin.studies.study import Study, plan
 
-FORMAT = 1
-_DESCRIPTION = "study.json"
-_OURS = ("segments", "specs", "running", "logs")
+_OURS = ("segments", "specs", "running", "logs", CHECKSUMS)
 """What a folder holds whose making was interrupted."""
 
 
@@ -32,20 +27,13 @@ def find_store(folder: pathlib.Path) -> Store:
         UsageError: if it holds no study.
         JobError: if its description is damaged or of another format.
     """
-    path = folder / _DESCRIPTION
+    path = folder / DESCRIPTION
     if not path.is_file():
         what = "holds no study" if folder.is_dir() else "does not exist"
         raise UsageError(
             f"study: {folder} {what}; give a study's file or folder, or start one with `flatmin study run`"
         )
-    plain = _description(path)
-    try:
-        return Store(folder, Study(StudySpec.model_validate(plain["spec"]), int(plain["width"])))
-    except (ValidationError, KeyError, TypeError, ValueError) as error:
-        raise JobError(
-            f"study: {path} does not describe a study that this flatmin knows (written by flatmin "
-            f"{plain.get('versions', {}).get('flatmin', '?')}); run its file again into another folder"
-        ) from error
+    return Store(folder, described_study(folder))
 
 
 def open_store(folder: pathlib.Path, spec: StudySpec, *, accept_changes: bool = False) -> Store:
@@ -63,12 +51,16 @@ def open_store(folder: pathlib.Path, spec: StudySpec, *, accept_changes: bool = 
         UsageError: for a folder of something else, an edited spec that loses finished cells, another version.
         JobError: if the folder cannot be written, or is too small for the study.
     """
-    path = folder / _DESCRIPTION
+    path = folder / DESCRIPTION
     width, state = None, None
     if path.is_file():
-        plain = _description(path)
-        width = int(plain.get("width", 1))
-        state = (plain.get("id"), plain.get("versions", {}).get("flatmin"))
+        plain = read_description(folder)
+        try:
+            width = int(plain["width"])
+            state = (plain["id"], plain["versions"]["flatmin"])
+        except (KeyError, TypeError, ValueError):
+            described_study(folder)  # says what is wrong with it
+            raise
     elif folder.is_dir() and any(path.name not in _OURS and path.name[0] != "." for path in folder.iterdir()):
         raise UsageError(f"out: {folder} is not empty and holds no study; choose another folder with --out")
     study = plan(spec, width)
@@ -83,51 +75,12 @@ def open_store(folder: pathlib.Path, spec: StudySpec, *, accept_changes: bool = 
     try:
         for name in ("segments", "specs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        described = json.dumps(description(study), indent=2, ensure_ascii=False).encode()
-        if not (folder / "specs" / f"{study.id}.json").is_file():
-            replace_file(folder / "specs" / f"{study.id}.json", described)
-        if state is None or path.read_bytes() != described:
-            replace_file(path, described)
+        write_description(folder, study)
     except OSError as error:
         raise JobError(
             f"out: cannot write to {folder} ({error.strerror or error}); choose another folder with --out"
         ) from error
     return store
-
-
-def description(study: Study) -> dict[str, Any]:
-    """What `study.json` holds."""
-    return {
-        "format": FORMAT,
-        "id": study.id,
-        "width": study.width,
-        "versions": _versions(),
-        "spec": study.spec.model_dump(mode="json", by_alias=True, exclude_unset=True),
-    }
-
-
-def _versions() -> dict[str, str]:
-    import importlib.metadata
-
-    import flatmin
-
-    return {"flatmin": flatmin.__version__} | {n: importlib.metadata.version(n) for n in ("jax", "jaxlib", "numpy")}
-
-
-def _description(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(plain, dict) or "spec" not in plain:
-            raise ValueError("no spec")  # noqa: TRY301 - the same sentence as for a damaged file
-    except (OSError, ValueError, RecursionError) as error:
-        raise JobError(
-            f"study: {path} cannot be read ({error}); restore it, or run the study's file into another folder"
-        ) from error
-    if plain.get("format") != FORMAT:
-        raise JobError(
-            f"study: {path} has format {plain.get('format')}, expected {FORMAT}; use the flatmin that wrote it"
-        )
-    return plain
 
 
 def _check_version(folder: pathlib.Path, stored: str | None, accepted: bool) -> None:

@@ -2,6 +2,7 @@
 
     FOLDER/
         study.json        the spec, the lanes of a call, the versions
+        SHA256SUMS        checksums of study.json and specs/*.json, and of itself (see `flatmin.studies._manifest`)
         segments/*.seg    results, each file complete or absent; many processes may add to them
         specs/*.json      specs that the folder had before, for the cells that the present one shares
         running/*.json    one file a process that is computing, renewed now and then
@@ -14,7 +15,6 @@ a cell that two of them computed has the same bits in both.
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import secrets
@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 
 from flatmin._core import JobError
-from flatmin.storage.folders import host_name, is_alive
-from flatmin.storage.sealed import SealedFolder
+from flatmin.storage.folders import host_name, is_alive, read_regular
+from flatmin.storage.sealed import SealedFolder, seal_json, unseal_json
+from flatmin.studies._manifest import SPECS, damaged_specs, earlier_study, set_specs_aside
 from flatmin.studies._segments import DONE, FAILED, Segment, segment_of
 from flatmin.studies._translation import translate
-from flatmin.studies.spec import StudySpec
 from flatmin.studies.study import Study
 
 HEARTBEAT = 30.0
@@ -47,7 +47,7 @@ class Content:
         states: `MISSING`, `DONE` or `FAILED` by cell, uint8.
         values: float64 by name, (cells, ...); NaN where missing or failed. Empty unless values were asked for.
         reasons: why a cell failed.
-        damaged: names of segments that are not whole; their cells count as missing.
+        damaged: names of segments and specs that are not what was written; their cells count as missing.
         foreign: segments of another spec or another number of lanes that say nothing about these cells.
         seconds: computing time of the segments, all processes together.
     """
@@ -94,7 +94,7 @@ class Store:
         found = {}
         if values:
             found = {name: np.full((size, *out.shape), np.nan) for name, out in self.study.outputs.items()}
-        content = Content(np.zeros(size, np.uint8), found, {})
+        content = Content(np.zeros(size, np.uint8), found, {}, damaged=damaged_specs(self.folder))
         self.refresh(content)
         return content
 
@@ -129,7 +129,8 @@ class Store:
             segment = segment_of(*self._files.read(name))
         except FileNotFoundError:
             return
-        except (ValueError, KeyError):
+            self._check(segment)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             content.damaged.append(name)
             return
         cells, keep = self._translated(segment)
@@ -158,7 +159,7 @@ class Store:
             inside = (segment.cells >= 0) & (segment.cells < self.study.grid.size)
             return segment.cells, inside
         if segment.study not in self._other:
-            self._other[segment.study] = self._earlier(segment.study)
+            self._other[segment.study] = earlier_study(self.folder, segment.study)
         other = self._other[segment.study]
         cells = np.full(segment.cells.shape, -1, np.int64)
         if other is not None and other.width == self.study.width:
@@ -166,12 +167,15 @@ class Store:
         keep = cells >= 0
         return np.where(keep, cells, 0), keep
 
-    def _earlier(self, identity: str) -> Study | None:
-        try:
-            plain = json.loads((self.folder / "specs" / f"{identity}.json").read_text(encoding="utf-8"))
-            return Study(StudySpec.model_validate(plain["spec"]), int(plain["width"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+    def _check(self, segment: Segment) -> None:
+        """Refuse a segment whose arrays do not belong together, or not to the study that it names."""
+        arrays = [segment.states, *segment.values.values()]
+        if segment.cells.ndim != 1 or any(array.shape[:1] != segment.cells.shape for array in arrays):
+            raise ValueError("arrays of different cells")
+        if segment.study == self.study.id:
+            for name, out in self.study.outputs.items():
+                if name in segment.values and segment.values[name].shape[1:] != out.shape:
+                    raise ValueError("values of another shape")
 
     # writing ----------------------------------------------------------------------------------------------------------
 
@@ -189,12 +193,14 @@ class Store:
         self._seen.add(name)
 
     def set_aside(self, names: list[str]) -> None:
-        """Rename damaged segments, so that they are reported once; they are kept for who wants to look.
+        """Rename damaged segments and specs, so that they are reported once; they are kept for who wants to look.
 
         Args:
-            names: of the segments.
+            names: of the files.
         """
-        self._files.set_aside(names)
+        specs = [name for name in names if name.startswith(f"{SPECS}/")]
+        set_specs_aside(self.folder, specs)
+        self._files.set_aside([name for name in names if name not in specs])
 
     # who is computing -------------------------------------------------------------------------------------------------
 
@@ -230,7 +236,7 @@ class Store:
         self._beat = time.monotonic()
         mark = {"host": host_name(), "pid": os.getpid(), "study": self.study.id}
         try:
-            self._mark.write_text(json.dumps(mark), encoding="utf-8")
+            self._mark.write_text(seal_json(mark).decode(), encoding="utf-8")
         except OSError as error:
             raise JobError(
                 f"out: cannot write to {self.folder} ({error.strerror or error}); free space or check its permissions"
@@ -241,7 +247,7 @@ class Store:
         found = []
         for path in (self.folder / "running").glob("*.json"):
             try:
-                mark = json.loads(path.read_text(encoding="utf-8"))
+                mark = unseal_json(read_regular(path), ("host", "pid", "study"))
                 age = time.time() - path.stat().st_mtime
                 here = mark["host"] == host_name()
                 alive = is_alive(int(mark["pid"])) if here and os.name != "nt" else age < GONE
