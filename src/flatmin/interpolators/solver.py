@@ -198,7 +198,8 @@ def flattest(
         ends.append(_descend(problem, model, start, name, start_key, tolerance, dependent))
     if not any(end is not None for end in ends):
         raise UsageError(
-            "starts: none could be made, a row or a column is seen by no measurement; use 'nuclear' or 'random'"
+            "starts: none could be made, D_out or D_in has no inverse in this precision (a row or a column is seen too "
+            "weakly beside the others, or not at all); use 'nuclear' or 'random'"
         )
     return _conclude(problem, [e for e in ends if e], keys[-2:], misfit, dependent, rip=rip, throw=throw)
 

@@ -107,12 +107,14 @@ def _multiple(program: AbstractProgram, misfit: L1Ball | L2Ball, matrix: Array) 
     def outside(factor: float) -> float:
         return max(float(np.linalg.norm(factor * seen - targets, order)) - radius, 0.0)
 
-    low, high = LEAST_MULTIPLE, 1 / LEAST_MULTIPLE
-    for _ in range(HALVINGS):  # a convex function of the factor: thirds of the interval hold its minimum
+    low, high, inside, rim = LEAST_MULTIPLE, 1 / LEAST_MULTIPLE, None, 1.0
+    for _ in range(HALVINGS):  # a convex function of the factor: two thirds of the interval hold its minimum
         first, second = low + (high - low) / 3, high - (high - low) / 3
+        inside = next((factor for factor in (first, second) if outside(factor) == 0), None)
+        if inside is not None:
+            break
         low, high = (low, second) if outside(first) <= outside(second) else (first, high)
-    inside, rim = (low + high) / 2, 1.0
-    if outside(inside) > 0:
+    if inside is None:
         return None
     for _ in range(HALVINGS):
         middle = (inside + rim) / 2

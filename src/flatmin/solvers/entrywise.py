@@ -11,6 +11,9 @@ from flatmin.measurements import AbstractMeasurements, entry_gram
 from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers.misfits import AbstractMisfit, Exact
 
+SMALLEST_SHARE = 1e-28
+"""Smallest weight `D_c` beside the largest."""
+
 
 class MinWeightedLp(AbstractProgram):
     """`min (sum_c D_c |x_c|^p)^{1/p} s.t. A(x) = b`, `p = 2 - 2/k`: flat solutions of k Hadamard factors [D, Sec 5].
@@ -63,11 +66,16 @@ class MinWeightedLp(AbstractProgram):
         self.power = 2 - 2 / depth
         self.weights = entry_gram(measurements) / measurements.num_measurements
         host = np.asarray(self.weights)
-        if not host.min() > 1e-28 * host.max():
-            where = tuple(int(i) for i in np.unravel_index(np.argmin(host), host.shape))
+        where = tuple(int(i) for i in np.unravel_index(np.argmin(host), host.shape))
+        if not host.min() > 0:
             raise UsageError(
                 f"measurements: got an entry that no measurement sees, {where}, expected a positive D_c for each; drop "
                 "it or add measurements"
+            )
+        if host.min() <= SMALLEST_SHARE * host.max():
+            raise UsageError(
+                f"measurements: got entry {where} seen {np.sqrt(host.min() / host.max()):.0e} times as strongly as the "
+                "strongest, whose weight has no digit left beside it; rescale the entries"
             )
 
     def norm(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:

@@ -89,8 +89,9 @@ def _check_invertible(name: str, weight: Array) -> None:
     values = jnp.linalg.eigvalsh(weight)
     if not float(values[0]) > 1e-7 * float(values[-1]):
         raise UsageError(
-            f"measurements: got a singular {name}, expected an invertible one; some combination of rows or columns "
-            "is seen by no measurement: drop it or add measurements"
+            f"measurements: got a singular {name}, expected an invertible one in this precision (eigenvalues from "
+            f"{float(values[0]):.1e} to {float(values[-1]):.1e}): some combination of rows or columns is seen too "
+            "weakly beside the others, or not at all; rescale the rows or columns, or add measurements"
         )
 
 
