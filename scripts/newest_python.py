@@ -26,7 +26,7 @@ def installed(version: tuple[int, int]) -> str | None:
     candidates = [*sorted(root.glob(f"versions/{version[0]}.{version[1]}*/bin/{name}")), shutil.which(name)]
     for candidate in filter(None, candidates):
         # a shim of pyenv is there for versions that are not
-        if subprocess.run([candidate, "-c", "import venv"], capture_output=True, check=False).returncode == 0:  # noqa: S603
+        if subprocess.run([candidate, "-c", "import venv"], capture_output=True, check=False).returncode == 0:
             return str(candidate)
     return None
 
