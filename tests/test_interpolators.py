@@ -13,12 +13,12 @@ from flatmin import flattest, follow_trace, induced_regulariser
 from flatmin._core import JobError, Outcome, UsageError
 from flatmin.flatness import hessian_trace
 from flatmin.flatness.deep_products import deep_layer_traces
-from flatmin.interpolators import _newton, rip_estimate, single_measurement_flattest
+from flatmin.interpolators import _newton, regulariser, rip_estimate, single_measurement_flattest
 from flatmin.interpolators._chain import Chain, _dense_hessian, _Point, gap_bound, minimise_chain
 from flatmin.interpolators._lanczos import smallest_eigenvalue
 from flatmin.interpolators._model import At, Model, flatten, product, unflatten
 from flatmin.interpolators._newton import escape, minimise_at_width
-from flatmin.interpolators.bounds import attainable
+from flatmin.interpolators.bounds import attainable, lower_bound
 from flatmin.measurements import bilinear_gaussian, dense, entries, gaussian, identity, regression, scaled
 from flatmin.parameterizations import DeepMatrix, Gaussian, Hadamard, deep_matrix
 from flatmin.problems import RecoveryProblem, matrix_sensing
@@ -544,3 +544,42 @@ def test_wrong_requests_are_refused():
         flattest(sparse, key=KEY(0))
     with pytest.raises(UsageError, match=r"hidden width 2 .* below min"):
         DeepMatrix((4, 2, 5))
+
+
+def test_measurements_of_small_size_are_independent_and_attained():
+    """Sizes from 1 to 1e-5: all count; a multiple of one of them does not."""
+    A = np.asarray(matrix(0, (4, 9))).reshape(4, 3, 3) * np.array([1, 1e-2, 1e-4, 1e-5])[:, None, None]
+    op = dense(jnp.asarray(np.concatenate([A, 3 * A[3:]])))
+    b = op.forward(matrix(1, (3, 3)))
+    fitted, distance, dependent = attainable(op, b)
+    assert dependent == 1
+    assert distance < 1e-9
+    np.testing.assert_allclose(fitted[:4] / b[:4], 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.01])
+def test_the_lower_bound_of_single_measurements_is_proven(spread):
+    """All entries are measured: one matrix interpolates, and its smallest trace lies above."""
+    M = jnp.asarray([[10.0, spread], [spread, -spread]])
+    op = identity((2, 2))
+    bound = lower_bound(op, op.forward(M), 3)
+    assert bound.kind == "single measurements"
+    assert 0 < bound.value <= float(induced_regulariser(op, M, 3).value)
+    pairs = zip(jnp.eye(4), op.forward(M), strict=True)
+    alone = [float(single_measurement_flattest(op.adjoint(unit), b, 3)) for unit, b in pairs]
+    assert bound.value >= np.mean(alone) * (1 - 1e-8)
+
+
+def test_slack_lowers_single_measurement_values():
+    op, M = gaussian(jax.random.key(4), 5, (3, 4)), np.asarray(matrix(2, (3, 4)))
+    plain = regulariser.single_measurement_values(op, M, 3)
+    for slack in (10.0, 1e6):
+        lowered = regulariser.single_measurement_values(op, M, 3, slack=slack)
+        assert np.all(lowered < plain)
+        assert np.all(lowered > plain * (1 - 1e-6 * slack))
+
+
+def test_an_interval_wider_than_asked_for_is_no_convergence():
+    op, M = gaussian(jax.random.key(4), 5, (3, 4)), matrix(2, (3, 4))
+    assert induced_regulariser(op, M, 3).outcome is Outcome.converged
+    assert induced_regulariser(op, M, 3, tolerance=1e-18).outcome is Outcome.stalled

@@ -11,6 +11,7 @@ from flatmin import UsageError
 from flatmin.linear_networks import (
     Network,
     _compiled,
+    curvature,
     descend,
     hessian_ends,
     lanczos_ends,
@@ -254,3 +255,16 @@ def test_the_options_of_the_compiler_are_asked_one_by_one_and_said(monkeypatch):
     assert compiler_options.__wrapped__() == {"xla_cpu_enable_fast_math": False}
     monkeypatch.setattr(_compiled, "_EMITTERS", {"xla_cpu_no_such_option": 1})
     assert compiler_options.__wrapped__() == {}
+
+
+def test_residuals_of_tridiagonal_matrices_hold_rounding():
+    """At an exhausted Krylov space the residual is rounding alone, and bounds the error: float32 beside float64."""
+    rng = np.random.default_rng(0)
+    alphas, betas = rng.normal(size=(8, 300)).astype(np.float32), np.abs(rng.normal(size=(8, 300))).astype(np.float32)
+    betas[-1] = 0
+    theta, residual = curvature._tridiagonal_top(jnp.asarray(alphas), jnp.asarray(betas))
+    sides = [np.diag(b, 1) + np.diag(b, -1) for b in np.float64(betas[:-1].T)]
+    full = np.array([np.diag(a) + side for a, side in zip(np.float64(alphas.T), sides, strict=True)])
+    away = np.abs(np.linalg.eigvalsh(full)[:, -1] - np.float64(theta))
+    assert np.all(away <= np.float64(residual))
+    assert np.all(residual <= 100 * np.finfo(np.float32).eps * np.abs(full).sum(axis=2).max(axis=1))

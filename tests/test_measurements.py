@@ -390,3 +390,20 @@ def test_entries_accept_traced_indices():
     rows, cols = jnp.array([0, 1]), jnp.array([1, 1])
     seen = jax.jit(lambda r, c: fm.entries(r, c, (2, 2)).forward(jnp.arange(4.0).reshape(2, 2)))(rows, cols)
     np.testing.assert_array_equal(seen, [1.0, 3.0])
+
+
+def test_only_equal_entries_are_the_same_entry():
+    """(0, 2) and (1, 0) are different, also where the matrix is wider than high, or higher than wide."""
+    for rows, cols, shape in (([0, 1], [2, 0], (2, 5)), ([0, 2], [1, 0], (5, 2))):
+        assert fm.entries(jnp.asarray(rows), jnp.asarray(cols), shape).num_measurements == 2
+        with pytest.raises(UsageError, match=rf"entry \({rows[1]}, {cols[1]}\) is given 2 times"):
+            fm.entries(jnp.asarray([*rows, rows[1]]), jnp.asarray([*cols, cols[1]]), shape)
+
+
+def test_energies_of_entries_that_cancel_are_not_negative():
+    """Sums of squares, also where the terms of a measurement cancel to rounding."""
+    right = np.random.default_rng(0).normal(size=(1, 3, 400))
+    right[:, 2] = -right[:, 0] - right[:, 1]
+    energies = fm.entry_gram(fm.LowRankMeasurements(jnp.ones((1, 3, 1)), jnp.asarray(right)))
+    assert np.all(np.asarray(energies) >= 0)
+    assert np.max(energies) < 1e-14

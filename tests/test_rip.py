@@ -13,6 +13,7 @@ from flatmin.measurements import (
     gaussian,
     identity,
     materialise,
+    rip,
     rip_exact,
     rip_lower_estimate,
     rip_profile,
@@ -159,3 +160,14 @@ def test_same_key_same_bits():
 def test_errors(call, sentence):
     with pytest.raises(UsageError, match=sentence):
         call()
+
+
+def test_the_change_of_the_end_that_still_moves_is_reported(monkeypatch):
+    for up, down in ((0.3, 0.1), (0.1, 0.3)):
+
+        def search(op, pool, sign, *limits, up=up, down=down):
+            ends = jnp.full(len(pool), 1 + 0.5 * sign)
+            return jnp.zeros((len(pool), *op.matrix_shape)), ends, jnp.full(len(pool), jnp.where(sign > 0, up, down))
+
+        monkeypatch.setattr(rip, "_search", search)
+        assert float(rip_lower_estimate(OP, KEY).change) == 0.3

@@ -424,3 +424,24 @@ def test_certificates_come_from_solutions():
 )  # fmt: skip
 def test_numbers_read_well(value, text):
     assert format_number(value) == text
+
+
+def test_checksums_of_files_elsewhere_are_not_read(tmp_path):
+    (tmp_path / storage.CHECKSUMS).write_text(
+        "".join(f"{'0' * 64}  {n}\n" for n in ("/etc/hosts", "../a", "b/../../c", "d/e", ""))
+    )
+    assert storage.read_checksums(tmp_path) == {"d/e": "0" * 64}
+
+
+def test_leftovers_of_other_machines_stay(tmp_path):
+    """Their processes cannot be asked from here; those of this machine go when their process is gone."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here, alive, elsewhere = (
+        tmp_path / f".partial-run-{host}-{pid}-0123abcd"
+        for host, pid in ((storage.host_name(), gone.pid), (storage.host_name(), os.getpid()), ("elsewhere", gone.pid))
+    )
+    for folder in (here, alive, elsewhere):
+        folder.mkdir()
+    storage.remove_leftovers(tmp_path)
+    assert [folder.exists() for folder in (here, alive, elsewhere)] == [False, True, True]

@@ -222,3 +222,11 @@ def test_threshold_refuses():
         sgd_stability_threshold(problem, params, 9)
     with pytest.raises(UsageError, match="batch_size: got 0"):
         sgd_stability_threshold(problem, params, 0)
+
+
+def test_one_sample_has_no_noise():
+    """The weight of the noise: 0 for a whole batch, also of one sample; 1 for one of many."""
+    assert mulayoff2023.batch_noise_weight(1, 1) == 0
+    assert mulayoff2023.batch_noise_weight(1, 3, replacement=True) == 0
+    assert mulayoff2023.batch_noise_weight(7, 7) == 0
+    assert mulayoff2023.batch_noise_weight(7, 1) == mulayoff2023.batch_noise_weight(7, 1, replacement=True) == 1

@@ -19,8 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from flatmin import JobError, UsageError
 from flatmin.studies import find_store, run_study, study_spec
-from flatmin.studies._segments import DONE, FAILED, MISSING
+from flatmin.studies._segments import DONE, FAILED, MISSING, Segment
+from flatmin.studies._translation import translate
 from flatmin.studies.store import content_hash
+from flatmin.studies.study import plan
 
 TESTS = pathlib.Path(__file__).parent
 
@@ -507,3 +509,34 @@ class TestMachineLong(Machine.TestCase):
     settings = settings(
         max_examples=250, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"name": "other"}, True),
+        ({"precision": "float32"}, False),
+        ({"function": {"call": "study_cells:tiny", "z": 2.0}}, False),
+        ({"function": {"call": "study_cells:slow"}}, False),
+    ],
+)
+def test_a_cell_of_an_edited_spec_is_the_same_only_where_all_settings_are(changes, same):
+    source, target = plan(spec_of()), plan(spec_of(**changes))
+    for cell in range(source.grid.size):
+        assert translate(source, target, cell) == (cell if same else -1)
+
+
+def test_what_is_finished_stays_finished(tmp_path):
+    """A later segment that says that a finished cell failed, or another value, changes nothing."""
+    run_study(spec_of(), tmp_path / "s")
+    store, content = read(tmp_path / "s")
+    before, values = content.states.copy(), content.values["value"].copy()
+    content.states[0], content.reasons[0] = FAILED, "no memory"
+    late = {"value": np.array([9.0, np.nan, 7.0])}
+    segment = Segment(store.study.id, np.array([0, 3, 5]), np.array([DONE, FAILED, DONE], np.uint8), late, {3: "late"})
+    store.merge(content, segment, segment.cells, np.ones(3, bool))
+    np.testing.assert_array_equal(content.states, before)  # the failed one was computed again, the others stay
+    assert content.reasons == {}
+    values[0] = 9.0
+    np.testing.assert_array_equal(content.values["value"], values)

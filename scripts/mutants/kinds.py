@@ -120,9 +120,7 @@ class _Finder:
                 yield self.change("dropped check", scope, test, "False")
             case ast.Expr(ast.Call(ast.Name(called))) if called.startswith(("check_", "_check")):
                 yield self.change("dropped check", scope, node, "pass")
-            case ast.Call(function, [first, second, *_]) if _name(function) not in _SYMMETRIC and _may_swap(
-                first, second
-            ):
+            case ast.Call(function, [first, second, *_]) if _may_swap(function, first, second):
                 start, end = self.span(first)[0], self.span(second)[1]
                 between = self.source[self.span(first)[1] : self.span(second)[0]].decode()
                 swapped = text(second) + between + text(first)
