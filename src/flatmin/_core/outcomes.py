@@ -18,6 +18,7 @@ class Outcome(enum.Enum):
     infeasible = "the constraints contradict each other; use a noisy (least-squares) form of the programme"
     max_time = "the end of time was reached before the tolerance; raise max_time or loosen tolerance"
     saddle = "the gradient vanished at a saddle or a flat point, not at a minimum; start from another point"
+    stationary = "the gradient vanished, but the curvature there could not be had, so that a minimum was not told apart"
     interrupted = "the run was interrupted; start it again with the same checkpoint to continue"
 
     @property

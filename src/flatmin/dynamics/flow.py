@@ -31,10 +31,14 @@ from flatmin._core import (
 from flatmin._core.display import number
 from flatmin.dynamics._base import float_dtype
 from flatmin.dynamics._run import strong
+from flatmin.dynamics._stationarity import Ends, ends_of
 from flatmin.dynamics.record import whole
 
 SOLVERS = {"tsit5": "Tsit5", "dopri5": "Dopri5", "dopri8": "Dopri8", "kvaerno5": "Kvaerno5"}  # names in diffrax
-DENSE_LIMIT = 400  # parameters up to which the curvature at the end comes from a dense Hessian
+NEAR = 1e-3  # of the way travelled: a Newton step that must be shorter for a minimum to be reached, at any tolerance
+ACCURACY = 10  # times the accuracy of a step is no distance
+TINY = float(np.finfo(float).tiny)
+LOWER = 0.1  # times the gradient at which a look at the curvature found no minimum near: where to look again
 
 Sides = Callable[[PyTree], tuple[PyTree, PyTree]]
 
@@ -61,9 +65,9 @@ class FlowResult(Result):
         time: its time.
         records: name -> `FlowHistory`.
         outcome: `converged` (stationary, and a minimum as far as second derivatives tell), `saddle` (stationary, but
-            a curvature is negative or the Hessian is zero), `max_time`, `completed` (`max_time` reached, where no
-            tolerance was asked for), `max_iterations` (of the solver's steps), `stalled` (step size below
-            rounding).
+            a curvature is negative or the Hessian is zero), `stationary` (the curvature could not be had), `max_time`,
+            `completed` (`max_time` reached, where no tolerance was asked for), `max_iterations` (of the solver's
+            steps), `stalled` (step size or gradient below rounding, and no minimum near).
         loss: the loss there.
         gradient_norm: `||grad f||` there.
         stationarity: `gradient_norm` over the largest gradient norm on the path.
@@ -279,18 +283,21 @@ def gradient_flow(
 ) -> FlowResult:
     """Follow `dW/dt = -grad f(W)` until it is stationary.
 
-    Stationary means `||grad f|| <= tolerance * (largest ||grad f|| on the path)`, which asks for no units; an exactly
-    zero gradient always is. What the point is, the Hessian there decides: with a lowest eigenvalue below
-    `-max(1e-6, 100 tolerance)` of the highest, or a Hessian that is zero (zero initialisation of three layers or
-    more), it is a `saddle`, else the flow has `converged`. A flow that passes a saddle closer than the tolerance
-    stops there; a lower tolerance takes it further.
+    Stationary means `||grad f|| <= tolerance * (largest ||grad f|| on the path)` and a Newton step
+    `||H^+ grad f|| <= min(tolerance^{1/2}, 1e-3) * (distance from the start)`, or within ten times the accuracy of a
+    step; an exactly zero gradient always is. While only the first is true (far out where the loss is steep, or along
+    the slow direction of a stiff problem), the flow goes on to a gradient ten times smaller and looks again. Directions
+    whose curvature is zero to rounding count as flat, and the gradient there must be zero to rounding, which is
+    measured. What the point is, the Hessian decides: with a lowest eigenvalue below `-max(1e-6, 100 tolerance)` of the
+    highest, or a Hessian that is zero (zero initialisation of three layers or more), it is a `saddle`, else the flow
+    has `converged`. A flow that passes a saddle closer than the tolerance stops there; a lower tolerance goes further.
 
     Args:
         objective: what to descend; its full loss is used.
         params: initial point, any pytree; its floating point arrays move.
         max_time: where to stop at the latest; without one, `max_steps` ends a flow that does not settle.
         tolerance: of stationarity; default the square root of the precision (1.5e-8 in float64). 0 goes on to
-            `max_time`.
+            `max_time`. The curvature is looked at in float64 where that is enabled.
         records: name -> function of the params, evaluated at time 0, at `save_at` and at the end.
         save_at: increasing times; the solver steps onto each, so that records have its full accuracy.
         invariant: a function of the params that returns two pytrees of arrays whose difference the flow
@@ -301,7 +308,7 @@ def gradient_flow(
         atol: absolute accuracy of a step; default `rtol / 100`.
         max_steps: budget of solver steps, refused ones included.
         lower_bound: a number that the loss cannot go below, if one is known. A stationary point whose loss is within
-            `tolerance` of it (relative to the initial loss) has converged whatever its Hessian.
+            `tolerance` of it (relative to the initial loss) has converged also where the Hessian is zero or indefinite.
         throw: raise instead of returning a result whose outcome is not a success.
 
     Returns:
@@ -346,26 +353,34 @@ def gradient_flow(
     def record() -> None:
         log.append((float(path.time), {name: _measure(fn, path.params, rest) for name, fn in records.items()}))
 
+    def look() -> tuple[Ends, float]:
+        accuracy = ACCURACY * (atol + rtol * float(_norm(path.params)))
+        return ends_of(flow.loss, path.params), max(near * _distance(path.params, floats), accuracy)
+
     record()
+    level = least  # of the gradient, relative to its largest, at which to look at the curvature next
+    ends, way, near = None, 0.0, min(least**0.5, NEAR)
     for stop in [t for t in times if t > 0] + [max_time]:
-        if float(path.time) < stop:
-            bounds = (_scalar(stop, floats), _scalar(least, floats), jnp.asarray(max_steps, jnp.int32))
-            path = _advance(flow, floats, path, *bounds)
-            record()
+        while float(path.time) < stop:
+            bounds = (_scalar(stop, floats), _scalar(level, floats), jnp.asarray(max_steps, jnp.int32))
+            path, ends = _advance(flow, floats, path, *bounds), None
+            if not float(path.gradient_norm) <= level * float(path.peak):
+                break
+            # small against the steepest point of the path: is a stationary point near?
+            ends, way = look()
+            level = LOWER * float(path.gradient_norm) / max(float(path.peak), float(path.gradient_norm), TINY)
+            if ends.drowned or ends.step <= way or bool(_underflows(path)):
+                break
+        record()
         if float(path.time) < stop:
             break
 
-    stationary = float(path.gradient_norm) <= least * float(path.peak)
-    ends = _curvatures(flow, path.params) if stationary else (None, None)
+    if ends is None and float(path.time) < max_time:
+        ends, way = look()  # a start at a minimum has no larger gradient to compare with
+    outcome = _outcome(path, ends, least, way, (max_time, max_steps))
     reached = lower_bound is not None and float(path.loss) - lower_bound <= least * abs(first_loss - lower_bound)
-    if stationary:
-        outcome = Outcome.converged if reached or not _is_saddle(*ends, least) else Outcome.saddle
-    elif float(path.time) >= max_time:
-        outcome = Outcome.completed if least == 0 else Outcome.max_time
-    elif int(path.accepted) + int(path.rejected) >= max_steps:
-        outcome = Outcome.max_iterations
-    else:
-        outcome = Outcome.stalled
+    if outcome is Outcome.saddle and reached:
+        outcome = Outcome.converged
     peak, drift = float(path.peak), float(path.drift) if invariant is not None else math.nan
     at = np.asarray([t for t, _ in log])
     result = FlowResult(
@@ -386,36 +401,34 @@ def gradient_flow(
         drift=drift,
         relative_drift=drift / float(path.scale) if float(path.scale) > 0 else drift,
         loss_rise=float(path.loss_rise),
-        lowest_curvature=ends[0],
-        highest_curvature=ends[1],
+        lowest_curvature=None if ends is None else ends.lowest,
+        highest_curvature=None if ends is None else ends.highest,
     )
     return result.raise_if_failed() if throw else result
 
 
-def _curvatures(flow: _Flow, floats: PyTree) -> tuple[Estimate, Estimate]:
-    """Both ends of the Hessian's spectrum."""
-    hessian = linalg.flat_hessian(flow.loss, floats)
-    if hessian.size <= DENSE_LIMIT:
-        vectors = jnp.linalg.eigh(hessian.dense())[1]
-        low, high, matvecs, name = vectors[:, 0], vectors[:, -1], hessian.size, "dense"
-    else:
-        low, high, matvecs = linalg.extreme_eigenvectors(
-            hessian.matvec, hessian.size, hessian.dtype, key=jax.random.key(0), tolerance=1e-8
-        )
-        name = "lanczos"
-
-    def estimate(vector: Array) -> Estimate:
-        return Estimate(*linalg.eigenpair_residual(hessian.matvec, vector), "residual bound", name, matvecs + 2)
-
-    return estimate(low), estimate(high)
+def _outcome(path: _Path, ends: Ends | None, least: float, way: float, limits: tuple[float, int]) -> Outcome:
+    """How a flow ended: by what the curvature says where it was looked at last, else by the limit that it met."""
+    max_time, max_steps = limits
+    if ends is not None and (ends.drowned or ends.step <= way):
+        if ends.lowest is None:
+            return Outcome.stationary
+        if _is_saddle(ends, least):
+            return Outcome.saddle
+        return Outcome.converged if ends.step <= way else Outcome.stalled
+    if float(path.time) >= max_time:
+        return Outcome.completed if least == 0 else Outcome.max_time
+    return Outcome.max_iterations if int(path.accepted) + int(path.rejected) >= max_steps else Outcome.stalled
 
 
-def _is_saddle(lowest: Estimate | None, highest: Estimate | None, tolerance: float) -> bool:
-    if lowest is None or highest is None:
-        return False
-    low, high = float(lowest), float(highest)
+def _is_saddle(ends: Ends, tolerance: float) -> bool:
+    low, high = float(ends.lowest), float(ends.highest)  # pyright: ignore[reportArgumentType]
     # near a minimum the residual, of the order of the tolerance, bends the flat directions that much
     return max(abs(low), abs(high)) == 0 or low < -max(1e-6, 100 * tolerance) * abs(high)
+
+
+def _distance(first: PyTree, second: PyTree) -> float:
+    return float(_norm(jax.tree.map(jnp.subtract, first, second)))
 
 
 def _scalar(value: float, floats: PyTree) -> Array:
