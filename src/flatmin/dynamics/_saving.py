@@ -26,7 +26,8 @@ class Saving:
     ):
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = Checkpoint(checkpoint)
-        self._store = Store(checkpoint, fingerprint(*model.whole, params, key))
+        measured = {name: plan.measured.fn for name, plan in recorder.plans.items()}
+        self._store = Store(checkpoint, fingerprint(*model.whole, params, key, measured))
         self._recorder = recorder
         self._until = None if until is None else list(dataclasses.astuple(until))
 

@@ -11,9 +11,9 @@ import importlib.metadata
 import io
 import json
 import os
-import re
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from flatmin._core import JobError, UsageError
+from flatmin._core.identity import identity
 
 _MAGIC = b"flatmin checkpoint 1 sha256 "
 
@@ -64,43 +65,29 @@ def _numpy(leaf: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if keys else leaf)
 
 
-def _digest(tree: PyTree) -> str:
-    """Hash of a pytree: its structure (static fields included) and the bytes of its arrays."""
-    leaves, structure = jax.tree.flatten(tree)
-    digest = hashlib.sha256(_without_addresses(str(structure)).encode())
-    for leaf in leaves:
-        if callable(leaf) and not isinstance(leaf, jax.Array):
-            digest.update(getattr(leaf, "__qualname__", type(leaf).__qualname__).encode())
-            continue
-        array = _numpy(leaf)
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def _without_addresses(text: str) -> str:
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
-
-
-def fingerprint(dynamics: Any, objective: Any, params: PyTree, key: Key[Array, "..."]) -> dict[str, str]:
+def fingerprint(
+    dynamics: Any, objective: Any, params: PyTree, key: Key[Array, "..."], records: Mapping[str, Callable[..., Any]]
+) -> dict[str, str]:
     """What decides the bits of a run, in parts with names.
 
     Args:
         dynamics: rule and hyperparameters.
-        objective: loss and data.
+        objective: loss and data; of a function its code and all that it captures, see `flatmin._core.identity`.
         params: the initial point.
         key: random key(s).
+        records: the function of each record.
 
     Returns:
         Part -> hash (or version).
+
+    Raises:
+        UsageError: for a part without an identity, such as a function that captures an open file.
     """
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flatmin") if _installed(name)}
-    return {
-        "dynamics": _digest(dynamics),
-        "objective": _digest(objective),
-        "params": _digest(params),
-        "key": _digest(key),
-        "versions": " ".join(f"{name} {version}" for name, version in versions.items()),
+    parts = {"dynamics": dynamics, "objective": objective, "params": params, "key": key}
+    parts |= {f"records[{name!r}]": fn for name, fn in records.items()}
+    return {name: identity(part, f"checkpoint: {name}") for name, part in parts.items()} | {
+        "versions": " ".join(f"{name} {version}" for name, version in versions.items())
     }
 
 
@@ -193,7 +180,9 @@ class Store:
             header = json.loads(archive["header"].tobytes())
             leaves = [archive[f"leaf{i}"] for i in range(header["leaves"])]
         theirs = header["identity"]
-        differing = [part for part, value in self.identity.items() if theirs.get(part) != value]
+        # other records than the file's are the caller's business; the same name with another function is not
+        differing = [part for part, value in self.identity.items() if part in theirs and theirs[part] != value]
+        differing += [part for part in self.identity if part not in theirs and not part.startswith("records[")]
         if differing:
             raise UsageError(
                 f"checkpoint: {path} belongs to another run ({', '.join(differing)} differ); "
