@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 a well-formed job failed, or its answer is not what was as
 out as written; 130 interrupted. `FLATMIN_DEBUG=1` shows the traceback.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    from flatmin.cli._streams import prepare_streams
+
+    prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(given)
+        sys.stdout.flush()
+    except OSError as error:  # nobody can be told where standard error is full too
+        with contextlib.suppress(OSError):
+            _tell(f"output: cannot be written ({error.strerror or error}); what was computed is stored")
+        _leave_if_full()
+        return FAILED
+    return code
+
+
+def _run(given: list[str]) -> int:
     from flatmin.cli._app import app
 
     if given in ([], ["study"]):  # without a verb it explains itself
@@ -34,13 +50,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("FLATMIN_DEBUG") == "1":
             raise
         code, sentence = _explain(error)
-        print(f"flatmin: {sentence}", file=sys.stderr, flush=True)
+        _tell(sentence)
         _leave_if_abandoned(error, code)
         return code
     if code == INTERRUPTED:  # typer turns Ctrl-C outside of a computation into this code
-        print(f"flatmin: {_INTERRUPTED}", file=sys.stderr, flush=True)
+        _tell(_INTERRUPTED)
         return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def _tell(sentence: str) -> None:
+    from flatmin.cli._streams import say
+
+    say(f"flatmin: {sentence}", error=True)
+
+
+def _leave_if_full() -> None:
+    """What is still to be written to a full disk must not be tried again at the exit: the code would be another."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _explain(error: BaseException) -> tuple[int, str]:

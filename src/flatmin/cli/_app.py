@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flatmin.cli._streams import say
 from flatmin.cli.explore_regulariser import explore_regulariser
 from flatmin.cli.recover import recover
 from flatmin.cli.report import report
@@ -33,7 +34,7 @@ def _show_version(wanted: bool | None) -> None:
     if wanted:
         import flatmin
 
-        typer.echo(f"flatmin {flatmin.__version__}")
+        say(f"flatmin {flatmin.__version__}")
         raise typer.Exit
 
 

@@ -1,11 +1,14 @@
 """A long computation in a thread of its own, so that Ctrl-C is heard while compiled code runs, and its progress."""
 
 import contextlib
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from flatmin.cli._streams import printable, say
 
 T = TypeVar("T")
 GRACE = 10.0
@@ -93,7 +96,7 @@ def in_background(work: Callable[[], T], tracker: Tracker) -> T:
     from flatmin._core.threads import roomy_threads
 
     thread = threading.Thread(target=run, daemon=True, name="flatmin-work")
-    display = _terminal(tracker) if sys.stderr.isatty() else _Lines(tracker)
+    display = _terminal(tracker) if _moves(sys.stderr) else _Lines(tracker)
     with display:
         with roomy_threads():
             thread.start()
@@ -112,6 +115,11 @@ def in_background(work: Callable[[], T], tracker: Tracker) -> T:
     if "error" in box:
         raise box["error"]
     return box["value"]
+
+
+def _moves(stream: Any) -> bool:
+    """Whether a terminal can go back in a line."""
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 class _Lines:
@@ -146,7 +154,7 @@ class _Lines:
 
     def _print(self, line: str) -> None:
         self._last = time.monotonic()
-        print(line, file=sys.stderr, flush=True)
+        say(line, error=True)
 
 
 def _terminal(tracker: Tracker) -> Any:
@@ -156,7 +164,7 @@ def _terminal(tracker: Tracker) -> Any:
     from rich.progress import TimeRemainingColumn as Remaining
 
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=28),
         TaskProgressColumn(),
         TimeElapsedColumn(),
@@ -181,11 +189,13 @@ def _terminal(tracker: Tracker) -> Any:
             pieces = tracker.pieces()
             for name, (done, total) in pieces.items():
                 if done < total and name not in self._tasks:
-                    self._tasks[name] = progress.add_task(f"  {name}", total=None)
+                    self._tasks[name] = progress.add_task(f"  {printable(name)}", total=None)
                 if name in self._tasks:
                     length = total if total > 1 else None
                     progress.update(self._tasks[name], completed=done, total=length, visible=done < total)
-            progress.update(self._overall, completed=fraction_done(pieces), description=tracker.note or "all")
+            progress.update(
+                self._overall, completed=fraction_done(pieces), description=printable(tracker.note) or "all"
+            )
 
     return Bars()
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import typer
 
+from flatmin.cli._streams import say
+
 
 def run_experiment(
     experiment: Any,
@@ -66,5 +68,5 @@ def run_experiment(
 def exit_if_failed(failed: list[str], what: str) -> None:
     """With `--strict`: exit code 1 and one sentence if a claim does not hold."""
     if failed:
-        typer.echo(f"flatmin: {len(failed)} {what} do not hold: {', '.join(failed)}", err=True)
+        say(f"flatmin: {len(failed)} {what} do not hold: {', '.join(failed)}", error=True)
         raise typer.Exit(1)

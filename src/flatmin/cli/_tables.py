@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from flatmin.cli._streams import printable, say
 from flatmin.experiments import Claim, Run, format_number
 
 _MARKS = {
@@ -71,10 +72,8 @@ def print_lines(lines: Iterable[str]) -> None:
     Args:
         lines: the lines.
     """
-    import typer
-
     for line in lines:
-        typer.echo(line)
+        say(line)
 
 
 def print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
@@ -96,11 +95,11 @@ def _table(*header: str, show_header: bool = True) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=show_header)
     for name in header:
-        table.add_column(name, overflow="fold", no_wrap=name in ("verdict", "id"))
+        table.add_column(_text(name), overflow="fold", no_wrap=name in ("verdict", "id"))
     return table
 
 
 def _text(text: str, style: str = "") -> Any:
     from rich.text import Text
 
-    return Text(text, style=style)
+    return Text(printable(text), style=style)

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flatmin.cli._streams import say
+
 
 def recover(
     file: Annotated[
@@ -79,7 +81,7 @@ def recover(
     spec = recovery_spec(source, size=d1 * d2, **settings)
     prepared = prepare(data, spec)
     for warning in prepared.warnings:
-        typer.echo(f"Warning: {warning}", err=True)
+        say(f"Warning: {warning}", error=True)
     writable_folder(out)
     experiment, tracker = recovery_experiment(data.name, method, task), Tracker()
     folder = out / ".cells" / f"{experiment.name}-{run_id(experiment.name, experiment.version, spec)}"
@@ -92,13 +94,13 @@ def recover(
     result = _result(run.path)
     print_values(_summary(result))
     for note in result["notes"]:
-        typer.echo(f"Note: {note}")
+        say(f"Note: {note}")
     print_run(run, is_new=is_new)
-    typer.echo(f"Matrix: {run.path / 'matrix.npy'}")
+    say(f"Matrix: {run.path / 'matrix.npy'}")
     if whole:
-        typer.echo(f"Errors: {run.path / 'errors.npy'}")
+        say(f"Errors: {run.path / 'errors.npy'}")
     if not result["success"]:
-        typer.echo(f"flatmin: {_shortfall(result)}", err=True)
+        say(f"flatmin: {_shortfall(result)}", error=True)
         raise typer.Exit(1)
 
 

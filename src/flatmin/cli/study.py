@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flatmin.cli._streams import say
+
 if TYPE_CHECKING:
     from flatmin.studies import Study, StudySpec
     from flatmin.studies.store import Content, Store
@@ -166,10 +168,10 @@ def run(
         words.append(f"{summary.missing:,} cells were not computed here: {why}.")
     print_lines(words)
     if summary.failed:
-        typer.echo(
+        say(
             f"flatmin: {_count(summary.failed, 'cell')} failed; see `flatmin study status {file}`, and try again with "
             "--retry-failed",
-            err=True,
+            error=True,
         )
         raise typer.Exit(1)
 
@@ -251,7 +253,7 @@ def _find_functions() -> None:
     here = str(pathlib.Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
-    typer.echo(f"flatmin: [function] may import modules of {here}, the working directory, after all others", err=True)
+    say(f"flatmin: [function] may import modules of {here}, the working directory, after all others", error=True)
 
 
 def _store(where: str, out: pathlib.Path) -> "Store":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from flatmin._core import JobError
+from flatmin._core.text import printable
 from flatmin.experiments.numbers import format_interval, format_number
 
 if TYPE_CHECKING:
@@ -175,20 +176,22 @@ def claims_table(claims: Iterable[Claim], title: str = "Claims") -> "Table":
         "does not hold": ("✗ fails", "bold red"),
         "not measured": ("– no data", "yellow"),
     }
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_lines=True, pad_edge=False)
+    table = Table(
+        title=Text(printable(title)), title_justify="left", box=box.SIMPLE_HEAD, show_lines=True, pad_edge=False
+    )
     table.add_column("verdict", no_wrap=True, min_width=9)
     table.add_column("claim", ratio=5, overflow="fold")
     table.add_column("predicted", ratio=3, overflow="fold")
     table.add_column("measured", ratio=3, overflow="fold")
     for claim in claims:
         mark, style = marks[claim.verdict]
-        text = Text(claim.name, style="bold")
-        text.append(f"\n{claim.statement}", style="not bold")
+        text = Text(printable(claim.name), style="bold")
+        text.append(f"\n{printable(claim.statement)}", style="not bold")
         details = "; ".join(part for part in (claim.source, claim.note) if part)
         if details:
-            text.append(f"\n{details}", style="not bold dim")
+            text.append(f"\n{printable(details)}", style="not bold dim")
         measured = claim.measured_text
         if not math.isnan(claim.margin):
             measured += f"\nmargin {format_number(claim.margin, 3)}"
-        table.add_row(Text(mark, style=style), text, Text(claim.predicted), Text(measured))
+        table.add_row(Text(mark, style=style), text, Text(printable(claim.predicted)), Text(measured))
     return table

@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from flatmin._core import JobError, UsageError, choose
 from flatmin.experiments.certificates import Certificate
@@ -361,14 +361,14 @@ def _read(folder: pathlib.Path) -> Run:
                 f"run: {folder} has format {plain['format']}, expected 1 or {FORMAT}; read it with the flatmin "
                 f"that wrote it ({plain['provenance']['versions']['flatmin']})"
             )
-        experiment = Experiment(**plain["experiment"])
+        experiment = TypeAdapter(Experiment).validate_python(plain["experiment"], strict=True)
         run = Run(
             path=folder,
             experiment=experiment,
-            id=plain["id"],
-            spec=plain["spec"],
-            settings=tuple(Setting(**s) for s in plain["settings"]),
-            provenance=plain["provenance"],
+            id=_of_type("id", plain["id"], str),
+            spec=_of_type("spec", plain["spec"], dict),
+            settings=tuple(TypeAdapter(Setting).validate_python(s, strict=True) for s in plain["settings"]),
+            provenance=_checked_provenance(plain["provenance"]),
             claims=claims_from_json(json.dumps(results["claims"])),
             certificates=tuple(Certificate.model_validate_json(json.dumps(c)) for c in results["certificates"]),
             files=tuple(plain["files"]) if plain["format"] > 1 else None,
@@ -381,6 +381,27 @@ def _read(folder: pathlib.Path) -> Run:
     if run_id(experiment.name, experiment.version, run.spec) != run.id:
         raise JobError(f"run: {folder} has a spec that does not belong to its id {run.id}; it was edited by hand")
     return run
+
+
+def _of_type(name: str, value: Any, kind: type | tuple[type, ...]) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} holds {type(value).__name__}")
+    return value
+
+
+def _checked_provenance(plain: Any) -> dict[str, Any]:
+    """Where a run was made, with the types that pages and tables rely on."""
+    _of_type("provenance", plain, dict)
+    for name in ("date", "command", "platform", "device"):
+        _of_type(name, plain.get(name, ""), str)
+    for name in ("versions", "git"):
+        for value in _of_type(name, plain.get(name) or {}, dict).values():
+            _of_type(name, value, (str, type(None)))
+    seconds = plain.get("seconds", 0.0)
+    if seconds is not None and isinstance(_of_type("seconds", seconds, (int, float)), bool):
+        raise TypeError("seconds holds bool")
+    _of_type("float64", plain.get("float64"), (bool, type(None)))
+    return plain
 
 
 def _scan(out: str | pathlib.Path) -> list[Run | str]:

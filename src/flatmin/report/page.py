@@ -6,12 +6,14 @@ from a mail or an archive without telling anybody.
 
 import base64
 import functools
+import hashlib
 import html
 import importlib.resources
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from flatmin._core.text import printable
 from flatmin.experiments.certificates import Certificate
 from flatmin.experiments.claims import Claim
 from flatmin.experiments.figures import Figure, ImagePanel, Panel, has_missing
@@ -37,10 +39,6 @@ DARK = {
     "#E69F00": "#f0b429",
     "#56B4E9": "#9bd4f7",
 }
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
-    "form-action 'none'; base-uri 'none'"
-)
 _BADGES = {"holds": ("✓", "good"), "does not hold": ("✗", "bad"), "not measured": ("–", "open")}
 
 
@@ -72,13 +70,14 @@ def render_page(run: Run, figures: Mapping[str, Figure], images: Mapping[str, by
         f'<section id="{key}" aria-labelledby="{key}-heading"><h2 id="{key}-heading">{heading}</h2>{text}</section>'
         for key, (heading, text) in sections.items()
     )
-    title = html.escape(run.experiment.title)
-    script = f"<script>{_plotly_js()}</script><script>{_resource('page.js')}</script>" if figures else ""
+    title = _text(run.experiment.title)
+    scripts = (_plotly_js(), _resource("page.js")) if figures else ()
+    script = "".join(f"<script>{text}</script>" for text in scripts)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
@@ -93,8 +92,8 @@ def render_page(run: Run, figures: Mapping[str, Figure], images: Mapping[str, by
 <nav aria-label="Sections"><ul>{links}</ul></nav>
 </header>
 <main id="main" tabindex="-1">{body}</main>
-<footer><p>Run <code>{html.escape(run.experiment.name)}-{html.escape(run.id)}</code>, written by flatmin \
-{html.escape(_versions(run).get("flatmin", ""))}. Rebuild this page from its data with \
+<footer><p>Run <code>{_text(run.experiment.name)}-{_text(run.id)}</code>, written by flatmin \
+{_text(_versions(run).get("flatmin", ""))}. Rebuild this page from its data with \
 <code>flatmin report</code> and the run's folder.</p></footer>
 {_json_script("theme", DARK)}
 {script}
@@ -103,14 +102,29 @@ def render_page(run: Run, figures: Mapping[str, Figure], images: Mapping[str, by
 """
 
 
+def _policy(scripts: Iterable[str]) -> str:
+    """What the page may do: run the scripts whose hashes are listed, and draw; no handler in a tag, no request."""
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "form-action 'none'; base-uri 'none'"
+    )
+
+
+def _text(value: object) -> str:
+    """Any value of a run, which may be foreign, as text of the page; control characters are shown."""
+    return html.escape("\n".join(printable(line) for line in str(value).split("\n")))
+
+
 def _summary(run: Run) -> str:
     date = str(run.provenance.get("date", "")).replace("T", " ").replace("+00:00", " UTC")
     seconds = run.provenance.get("seconds")
-    facts = [f"version {run.experiment.version}", f"id <code>{html.escape(run.id)}</code>", html.escape(date)]
+    facts = [f"version {_text(run.experiment.version)}", f"id <code>{_text(run.id)}</code>", _text(date)]
     facts += [f"computed in {_duration(float(seconds))}"] if seconds is not None else []
     text = f'<p class="facts">{" · ".join(f for f in facts if f)}</p>'
     if run.experiment.summary:
-        text = f'<p class="lead">{html.escape(run.experiment.summary)}</p>' + text
+        text = f'<p class="lead">{_text(run.experiment.summary)}</p>' + text
     return text
 
 
@@ -122,14 +136,14 @@ def _claims(claims: tuple[Claim, ...]) -> str:
     counts += [f"{n} {word}" for word, n in ((v, verdicts.count(v)) for v in list(_BADGES)[1:]) if n]
     rows = []
     for claim in claims:
-        sub = "; ".join(html.escape(t) for t in (claim.source, claim.note) if t)
-        statement = f"<strong>{html.escape(claim.name)}</strong><br>{html.escape(claim.statement)}"
+        sub = "; ".join(_text(t) for t in (claim.source, claim.note) if t)
+        statement = f"<strong>{_text(claim.name)}</strong><br>{_text(claim.statement)}"
         statement += f"<br><small>{sub}</small>" if sub else ""
         margin = "" if claim.margin != claim.margin else format_number(claim.margin, 3)
         cells = (
             _badge(claim.verdict),
             statement,
-            *map(html.escape, (claim.predicted, claim.measured_text, margin)),
+            *map(_text, (claim.predicted, claim.measured_text, margin)),
         )
         rows.append(cells)
     note = (
@@ -150,14 +164,14 @@ def _settings(settings: tuple[Setting, ...]) -> str:
         return ""
     rows = []
     for s in settings:
-        origin = f'<span class="origin {s.origin}">{"the paper’s" if s.origin == "paper" else "ours"}</span>'
+        origin = f'<span class="origin {_text(s.origin)}">{"the paper’s" if s.origin == "paper" else "ours"}</span>'
         value = format_number(s.value, 8) if isinstance(s.value, float) else json.dumps(s.value, ensure_ascii=False)
         rows.append(
             (
-                f"<code>{html.escape(s.name)}</code>",
-                html.escape(value.strip('"')),
+                f"<code>{_text(s.name)}</code>",
+                _text(value.strip('"')),
                 origin,
-                html.escape(s.description),
+                _text(s.description),
             )
         )
     ours = sum(s.origin == "ours" for s in settings)
@@ -172,9 +186,9 @@ def _figure(number: int, name: str, figure: Figure, images: Mapping[str, bytes])
     count = len(figure.panels)
     panels = []
     for index, panel in enumerate(figure.panels):
-        heading = html.escape(style.panel_heading(index, panel.title, count))
+        heading = _text(style.panel_heading(index, panel.title, count))
         ident = f"plot-{number}-{index}"
-        label = html.escape(f"{panel.title}. {figure.title}. Values in the table below.")
+        label = _text(f"{panel.title}. {figure.title}. Values in the table below.")
         top = f"<h4>{heading}</h4>" if count > 1 else ""
         if isinstance(panel, ImagePanel) and is_large(panel):
             data = base64.b64encode(pixel_png(panel)).decode()
@@ -193,17 +207,17 @@ def _figure(number: int, name: str, figure: Figure, images: Mapping[str, bytes])
     static = ""
     if picture is not None:
         data = base64.b64encode(picture).decode()
-        text = html.escape(figure.full_caption)
+        text = _text(figure.full_caption)
         static = f'<img class="static" alt="{text}" src="data:image/png;base64,{data}">'
     key = figure.key
     files = {"PDF": f"figures/{key}.pdf", "PNG": f"figures/{key}.png", "data (NetCDF)": f"data/{name}.nc"}
-    links = " ".join(f'<a href="{html.escape(path)}">{text}</a>' for text, path in files.items())
+    links = " ".join(f'<a href="{_text(path)}">{text}</a>' for text, path in files.items())
     tables = "".join(_value_table(t) for t in value_tables(figure))
     return (
-        f'<figure id="figure-{key}" class="figure columns-{figure.columns_or_default}">'
-        f"<h3>{html.escape(figure.title)}</h3>"
+        f'<figure id="figure-{_text(key)}" class="figure columns-{figure.columns_or_default}">'
+        f"<h3>{_text(figure.title)}</h3>"
         f'<div class="panels">{"".join(panels)}</div>{_legend(figure)}{static}'
-        f"<figcaption><strong>Figure {number}.</strong> {html.escape(figure.full_caption)}</figcaption>"
+        f"<figcaption><strong>Figure {number}.</strong> {_text(figure.full_caption)}</figcaption>"
         f'<p class="files"><span>Files:</span> {links}</p>'
         f"<details><summary>Values of figure {number} as text</summary>{tables}</details></figure>"
     )
@@ -214,7 +228,7 @@ def _legend(figure: Figure) -> str:
     single = not any(isinstance(p, Panel) for p in figure.panels)
     items = [
         f'<button type="button" aria-pressed="true" data-label="{html.escape(e.label)}">{_swatch(e)}'
-        f"<span>{html.escape(e.label)}</span></button>"
+        f"<span>{_text(e.label)}</span></button>"
         for e in entries
     ]
     if any(has_missing(p) for p in figure.panels):
@@ -255,8 +269,8 @@ def _missing_swatch(figure: Figure) -> str:
 
 
 def _value_table(table: ValueTable) -> str:
-    rows = [tuple(map(html.escape, row)) for row in table.rows]
-    return _table(table.title, tuple(map(html.escape, table.header)), rows, show_title=True, numeric=True)
+    rows = [tuple(map(_text, row)) for row in table.rows]
+    return _table(table.title, tuple(map(_text, table.header)), rows, show_title=True, numeric=True)
 
 
 def _certificates(certificates: tuple[Certificate, ...]) -> str:
@@ -271,8 +285,8 @@ def _certificates(certificates: tuple[Certificate, ...]) -> str:
             if c.success
             else '<span class="badge bad"><span aria-hidden="true">✗</span> '
         )
-        outcome = f"{mark}{html.escape(c.outcome.replace('_', ' '))}</span>"
-        rows.append((html.escape(c.name), html.escape(c.method), *numbers, *small, f"{c.iterations:,}", outcome))
+        outcome = f"{mark}{_text(c.outcome.replace('_', ' '))}</span>"
+        rows.append((_text(c.name), _text(c.method), *numbers, *small, f"{c.iterations:,}", outcome))
     header = (
         "Solved",
         "Method",
@@ -295,11 +309,11 @@ def _environment(run: Run) -> str:
         "date": plain.get("date"),
         "platform": plain.get("platform"),
         "device": plain.get("device"),
-        "precision": {True: "float64", False: "float32"}.get(plain.get("float64")),  # pyright: ignore[reportArgumentType]
+        "precision": None if plain.get("float64") is None else "float64" if plain["float64"] else "float32",
         "versions": ", ".join(f"{k} {v}" for k, v in _versions(run).items()),
         **git,
     }
-    lines = [(html.escape(k), f"<code>{html.escape(str(v))}</code>") for k, v in rows.items() if v]
+    lines = [(_text(k), f"<code>{_text(v)}</code>") for k, v in rows.items() if v]
     return _table("Environment", ("What", "Value"), lines)
 
 
@@ -309,7 +323,7 @@ def _citation(run: Run) -> str:
     own = f"@software{{flatmin,\n  title   = {{{title}}},\n  version = {{{version}}}\n}}"
     entries = "\n\n".join(t for t in (run.experiment.bibtex.strip(), own) if t)
     lead = "<p>Cite the paper whose experiment this is, and the software.</p>"
-    return f'{lead}<pre tabindex="0">{html.escape(entries)}</pre>'
+    return f'{lead}<pre tabindex="0">{_text(entries)}</pre>'
 
 
 def _table(
@@ -329,8 +343,8 @@ def _table(
         body += f'<tr><th scope="row" data-name="{header[0]}">{first}</th>{cells}</tr>'
     kinds = " ".join(k for k, wanted in (("stack", stack), ("numeric", numeric)) if wanted)
     hidden = "" if show_title else ' class="hidden"'
-    caption = f"<caption{hidden}>{html.escape(title)}</caption>"
-    region = f'class="scroll" role="region" aria-label="{html.escape(title)}" tabindex="0"'
+    caption = f"<caption{hidden}>{_text(title)}</caption>"
+    region = f'class="scroll" role="region" aria-label="{_text(title)}" tabindex="0"'
     inner = f"{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
     return f'<div {region}><table class="{kinds}">{inner}</table></div>'
 
