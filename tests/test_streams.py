@@ -1,14 +1,16 @@
 """Standard streams that are closed, cannot spell, or that nobody reads; texts of others on a terminal."""
 
+import csv
 import io
 import os
 import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from flatmin._core.text import printable
+from flatmin._core.text import printable, spreadsheet_cell, spreadsheet_label
 from flatmin.cli import main
 from flatmin.cli._streams import prepare_streams
 from flatmin.experiments import Claim
@@ -119,3 +121,33 @@ def test_texts_of_others_are_neither_markup_nor_escapes(capsys):
     assert out.count("[bold]x[/bold]") >= 9
     assert main(["report", f"{evil}", "--out", "nowhere\x1b[31m"]) == 2
     assert "\x1b" not in capsys.readouterr().err
+
+
+FORMULAS = ["=1+1", "@SUM(A1)", "+cmd|x!A0", "-2+3", "\t=1", " =1", "\r=1", "＝1", "'=1", "''@x", "\nx"]
+PLAIN = ["a", "", "-3", "+5", "-1.5e-3", "'quoted'", "x=1", "007", "a-b", ".5", "'", "-.5"]
+
+
+@pytest.mark.parametrize("text", FORMULAS + PLAIN)
+def test_cells_that_a_spreadsheet_would_compute_are_marked(text):
+    cell = spreadsheet_cell(text)
+    assert spreadsheet_label(cell) == text
+    assert cell == ("'" + text if text in FORMULAS else text)
+
+
+def test_no_formula_in_a_recovered_matrix():
+    import jax.numpy as jnp
+
+    from flatmin.datasets import RecoveryData
+    from flatmin.experiments.recovery.outputs import output_files
+    from flatmin.measurements import entries
+
+    rows, columns = ("=1+1", "-3"), ("@x", "c", "+2")
+    op = entries(jnp.array([0, 1]), jnp.array([0, 2]), (2, 3))
+    data = RecoveryData("x", op, np.ones(2), row_labels=rows, column_labels=columns)
+    matrix = -np.arange(6.0).reshape(2, 3)
+    written = list(csv.reader(io.StringIO(output_files(data, matrix, {})["matrix.csv"].decode())))
+    assert [spreadsheet_label(cell) for cell in written[0][1:]] == list(columns)
+    assert [spreadsheet_label(line[0]) for line in written[1:]] == list(rows)
+    assert [[float(cell) for cell in line[1:]] for line in written[1:]] == matrix.tolist()
+    assert written[0][1] == "'@x"
+    assert written[1][0] == "'=1+1"

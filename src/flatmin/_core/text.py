@@ -1,6 +1,11 @@
 """Text of others, shown as it is."""
 
+import re
 import unicodedata
+
+# what spreadsheets compute (with fullwidth forms, and spaces before them); marks before it are doubled, not lost
+_FORMULA = re.compile(r"'*\s*[=+\-@\t\r＝＋－＠]|'*[\t\r\n]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def printable(text: str) -> str:
@@ -27,3 +32,27 @@ def escaped(character: str) -> str:
         ASCII, such as `\x1b`.
     """
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def spreadsheet_cell(text: str) -> str:
+    """A text for a CSV that a spreadsheet does not run: `'` before what begins as a formula does; numbers stay.
+
+    Args:
+        text: a label.
+
+    Returns:
+        The text, marked where a spreadsheet would compute it; `spreadsheet_label` takes the mark away.
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def spreadsheet_label(cell: str) -> str:
+    """The text behind a cell that `spreadsheet_cell` wrote.
+
+    Args:
+        cell: what stands in the file.
+
+    Returns:
+        The text without its mark.
+    """
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) and not _NUMBER.fullmatch(cell[1:]) else cell

@@ -361,13 +361,13 @@ def _read(folder: pathlib.Path) -> Run:
                 f"run: {folder} has format {plain['format']}, expected 1 or {FORMAT}; read it with the flatmin "
                 f"that wrote it ({plain['provenance']['versions']['flatmin']})"
             )
-        experiment = TypeAdapter(Experiment).validate_python(plain["experiment"], strict=True)
+        experiment = TypeAdapter(Experiment).validate_json(json.dumps(plain["experiment"]), strict=True)
         run = Run(
             path=folder,
             experiment=experiment,
             id=_of_type("id", plain["id"], str),
             spec=_of_type("spec", plain["spec"], dict),
-            settings=tuple(TypeAdapter(Setting).validate_python(s, strict=True) for s in plain["settings"]),
+            settings=tuple(TypeAdapter(Setting).validate_json(json.dumps(s), strict=True) for s in plain["settings"]),
             provenance=_checked_provenance(plain["provenance"]),
             claims=claims_from_json(json.dumps(results["claims"])),
             certificates=tuple(Certificate.model_validate_json(json.dumps(c)) for c in results["certificates"]),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flatmin._core import JobError, UsageError
+from flatmin._core.text import spreadsheet_cell
 from flatmin.storage.folders import replace_file
 from flatmin.storage.netcdf import write_netcdf
 from flatmin.studies.grid import draw
@@ -141,7 +142,7 @@ def export_study(study: Study, content: Content, path: str | pathlib.Path) -> pa
         if target.suffix == ".nc":
             write_netcdf(study_dataset(study, content), part)
         elif target.suffix == ".csv":
-            study_table(study, content).to_csv(part, index=False)
+            _spreadsheet(study_table(study, content)).to_csv(part, index=False)
         else:
             study_table(study, content).to_parquet(part, index=False)
         replace_file(target, part.read_bytes())
@@ -151,3 +152,12 @@ def export_study(study: Study, content: Content, path: str | pathlib.Path) -> pa
         with contextlib.suppress(OSError):
             part.unlink()
     return target
+
+
+def _spreadsheet(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The table with texts and names marked that a spreadsheet would compute."""
+    marked = table.rename(columns=lambda name: spreadsheet_cell(str(name)))
+    for name in marked.columns:
+        if marked[name].dtype.kind not in "biuf":
+            marked[name] = [spreadsheet_cell(v) if isinstance(v, str) else v for v in marked[name]]
+    return marked

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from flatmin._core.text import spreadsheet_cell
 from flatmin.datasets import RecoveryData
 
 MOST_CELLS = 2_000_000
@@ -17,6 +18,8 @@ def output_files(
     data: RecoveryData, matrix: np.ndarray, result: dict[str, Any], errors: np.ndarray | None = None
 ) -> dict[str, bytes]:
     """`matrix.npy`, `result.json`, `errors.npy` for robust PCA and, for completions but pictures, `matrix.csv`.
+
+    Labels in `matrix.csv` that a spreadsheet would compute (`=1+1`, `@SUM(A1)`) begin with an apostrophe.
 
     Args:
         data: what was read.
@@ -46,9 +49,9 @@ def _csv(data: RecoveryData, matrix: np.ndarray) -> bytes:
     columns = data.column_labels or tuple(str(i) for i in range(matrix.shape[1]))
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["", *columns])
+    writer.writerow(["", *map(spreadsheet_cell, columns)])
     for label, values in zip(rows, matrix.tolist(), strict=True):
-        writer.writerow([label, *(repr(value) for value in values)])
+        writer.writerow([spreadsheet_cell(label), *(repr(value) for value in values)])
     return stream.getvalue().encode()
 
 
