@@ -242,9 +242,12 @@ MISTAKES = {
         r"widths: got \(3,\), expected \(d_0, ..., d_L\) with at least two entries",
     ),
     "zero width": (lambda: DeepMatrix((3, 0, 3)), r"widths: got \(3, 0, 3\), expected .* all at least 1"),
-    "narrow": (lambda: DeepMatrix((4, 2, 3)), r"hidden width 2 in \(4, 2, 3\), below min\(d_0, d_L\) = 3; widen the"),
+    "narrow start": (
+        lambda: DeepMatrix((4, 2, 3)).init_params(KEY, Balanced(np.eye(3, 4))),
+        r"matrix: has rank 3, expected at most 2, the smallest of the widths \(4, 2, 3\)",
+    ),
     "depth": (lambda: deep_matrix((3, 3), 0), "depth: got 0, expected at least 1"),
-    "width": (lambda: deep_matrix((3, 3), 2, 2), "hidden width 2"),
+    "width": (lambda: deep_matrix((3, 3), 2, 0), "0"),
     "hadamard depth": (lambda: Hadamard((2, 2), 0), r"depth, shape: got 0 and \(2, 2\), expected values of at least 1"),
     "hadamard shape": (lambda: Hadamard((2, 0), 1), r"depth, shape: got 1 and \(2, 0\)"),
     "quadratic none": (

@@ -23,7 +23,7 @@ from flatmin._core.display import number
 from flatmin.interpolators._chain import Chain, ChainResult, gap_bound, minimise_chain
 from flatmin.measurements import AbstractMeasurements, col_gram, materialise, right_vector, row_gram
 from flatmin.parameterizations import DeepMatrix
-from flatmin.theory.gatmiry2023 import depth_two_regulariser
+from flatmin.theory.gatmiry2023 import depth_two_regulariser, product_rank
 
 LowerKind = Literal["geodesic convexity", "closed form", "single measurements", "none"]
 ROUNDING = 50  # units of rounding of the value, times the longest sum
@@ -93,13 +93,17 @@ class InducedRegulariser(Result):
             Params with the same product and the same trace.
 
         Raises:
-            UsageError: for another depth or shape.
+            UsageError: for another depth or shape, or a width below the rank.
         """
         widths = parameterization.widths
         ends = (self.factors[0].shape[1], self.factors[-1].shape[0])
         if parameterization.depth != len(self.factors) or (widths[0], widths[-1]) != ends:
             raise UsageError(
                 f"parameterization: got widths {widths}, expected depth {len(self.factors)} from {ends[0]} to {ends[1]}"
+            )
+        if parameterization.max_rank < self.rank:
+            raise UsageError(
+                f"parameterization: got widths {widths}, expected all of at least the rank {self.rank} of the matrix"
             )
         keys = jax.random.split(key, len(widths))
         frames = [
@@ -274,8 +278,8 @@ def single_measurement_values(
 
     Args:
         op: the measurements.
-        M: the matrix. Only rank(M) singular values are summed: the others are zero, and their rounding to the power 2/L
-            would not be small.
+        M: the matrix. Only as many singular values are summed as the product's numerical rank: the others are zero, and
+            their rounding to the power 2/L would not be small.
         depth: L.
         slack: so many units of rounding of the largest are taken off each singular value, for a lower end.
 
@@ -283,15 +287,21 @@ def single_measurement_values(
         One value a measurement.
     """
     A = np.asarray(materialise(op))
-    rank = int(np.linalg.matrix_rank(M)) if np.any(M) else 0
     powers = A.transpose(0, 2, 1)
-    step = A.transpose(0, 2, 1) @ M
+    step = powers @ M
+    ranks = np.asarray(_product_ranks(jnp.asarray(A), jnp.asarray(M), depth))
     for _ in range(depth - 1):
         powers = step @ powers
     s = np.linalg.svd(powers, compute_uv=False)
     if slack:
         s = np.maximum(s - slack * max(M.shape) * np.finfo(float).eps * s[:, :1], 0)
-    return 2 * depth * np.sum(s[:, :rank] ** (2 / depth), axis=1)
+    s = np.where(np.arange(s.shape[1]) < ranks[:, None], s, 0)
+    return 2 * depth * np.sum(s ** (2 / depth), axis=1)
+
+
+@eqx.filter_jit
+def _product_ranks(A: Float[Array, "m d1 d2"], M: Float[Array, "d1 d2"], depth: int) -> Array:
+    return jax.vmap(lambda each: product_rank(each, M, depth))(A)
 
 
 def _factors(found: ChainResult, U: np.ndarray, N: np.ndarray, unit: float, depth: int) -> tuple[np.ndarray, ...]:

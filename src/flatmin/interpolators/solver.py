@@ -179,6 +179,11 @@ def flattest(
             f"problem: got {what}, expected a deep matrix of depth 2 or more; for Quadratic and Hadamard solve "
             "flatmin.solvers.flat_program"
         )
+    if network.max_rank < min(network.matrix_shape):
+        raise UsageError(
+            f"problem: got widths {network.widths}, expected hidden widths of at least {min(network.matrix_shape)}; "
+            "the flattest interpolator is sought among all matrices: widen the hidden layers"
+        )
     require_float64("flattest", problem.targets)
     check_positive("tolerance", tolerance)
     choose("fit", fit, ("exact", "least-squares"))

@@ -1,6 +1,9 @@
 """Measurement operators and the questions that can be asked of them."""
 
 from flatmin.measurements._base import AbstractMeasurements as AbstractMeasurements
+from flatmin.measurements._base import check_matrix as check_matrix
+from flatmin.measurements._base import check_weights as check_weights
+from flatmin.measurements._base import pick as pick
 from flatmin.measurements._generic import as_lineax as as_lineax
 from flatmin.measurements._generic import col_gram as col_gram
 from flatmin.measurements._generic import entry_gram as entry_gram

@@ -7,11 +7,13 @@ as many registrations as it has shortcuts; a new question is one generic functio
 """
 
 import abc
+from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
-from flatmin._core import Shown
+from flatmin._core import Shown, UsageError, as_real, is_traced
 from flatmin._core.display import shape
 
 
@@ -39,3 +41,70 @@ class AbstractMeasurements(Shown, eqx.Module):
     @abc.abstractmethod
     def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
         """`A*(y) = sum_i y_i A_i`, shape (d1, d2)."""
+
+    def named_sizes(self) -> dict[str, int]:
+        """The axes that arguments beside measurements must share: `d1`, `d2` and `m`."""
+        d1, d2 = self.matrix_shape
+        return {"d1": d1, "d2": d2, "m": self.num_measurements}
+
+
+def check_matrix(op: AbstractMeasurements, matrix: Any) -> Float[Array, "d1 d2"]:
+    """Return the matrix as a real array of the operator's shape; JAX would read any other at clamped indices.
+
+    Args:
+        op: the measurements.
+        matrix: what was given; may be traced.
+
+    Returns:
+        The array; NaN and infinities pass.
+
+    Raises:
+        UsageError: for another shape, or anything but real numbers.
+    """
+    array = as_real("matrix", matrix)
+    if array.shape != tuple(op.matrix_shape):
+        raise UsageError(
+            f"matrix: got shape {array.shape}, expected {tuple(op.matrix_shape)}, the matrix_shape of the measurements"
+        )
+    return array
+
+
+def check_weights(op: AbstractMeasurements, weights: Any) -> Float[Array, " m"]:
+    """Return the weights as a real array, one a measurement.
+
+    Args:
+        op: the measurements.
+        weights: what was given; may be traced.
+
+    Returns:
+        The array; NaN and infinities pass.
+
+    Raises:
+        UsageError: for another shape, or anything but real numbers.
+    """
+    array = as_real("weights", weights)
+    if array.shape != (op.num_measurements,):
+        raise UsageError(f"weights: got shape {array.shape}, expected ({op.num_measurements},), one a measurement")
+    return array
+
+
+def pick(values: Float[Array, "n ..."], indices: Int[Array, " B"]) -> Float[Array, "B ..."]:
+    """`values[indices]`, NaN where a traced index lies outside of `[0, n)`.
+
+    Indices that can be seen are checked where they come in; JAX would count the others from the end or clamp them.
+
+    Args:
+        values: an array of real numbers.
+        indices: integers.
+
+    Returns:
+        The rows.
+    """
+    if not is_traced(indices):
+        return values[indices]
+    return values.at[outside(indices, values.shape[0])].get(mode="fill", fill_value=jnp.nan)
+
+
+def outside(indices: Int[Array, " B"], size: int) -> Int[Array, " B"]:
+    """The indices with those below 0 moved above `size`, where JAX's modes `fill` and `drop` see them."""
+    return jnp.where(indices < 0, size, indices)

@@ -13,10 +13,15 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, Int
 
-from flatmin.measurements._base import AbstractMeasurements
+from flatmin._core import Indices, Optional, RealArray, checked, is_traced
+from flatmin.measurements._base import AbstractMeasurements, outside
 from flatmin.measurements.selected import SelectedMeasurements
 
 HIGHEST = jax.lax.Precision.HIGHEST
+
+
+# the numbers of S, T and vectors may be NaN: a run that diverged is looked at, too
+_S, _T = Optional(RealArray("d1 d1", finite=False)), Optional(RealArray("d2 d2", finite=False))
 
 
 def default_dtype() -> jnp.dtype:
@@ -55,6 +60,7 @@ def apply_left(S: Array | None, matrix: Array) -> Array:
     return matrix if S is None else jnp.matmul(S, matrix, precision=HIGHEST)
 
 
+@checked(T=_T)
 @functools.singledispatch
 def row_gram(op: AbstractMeasurements, T: Float[Array, "d2 d2"] | None = None) -> Float[Array, "d1 d1"]:
     """`sum_i A_i T A_i^T`, shape (d1, d1). With `T = None` it is `n D_out` of [G, Thm 5].
@@ -69,6 +75,7 @@ def row_gram(op: AbstractMeasurements, T: Float[Array, "d2 d2"] | None = None) -
     return _accumulate(op, lambda A: jnp.matmul(apply_right(A, T), A.T, precision=HIGHEST), T)
 
 
+@checked(S=_S)
 @functools.singledispatch
 def col_gram(op: AbstractMeasurements, S: Float[Array, "d1 d1"] | None = None) -> Float[Array, "d2 d2"]:
     """`sum_i A_i^T S A_i`, shape (d2, d2). With `S = None` it is `n D_in` of [G, Thm 5].
@@ -83,6 +90,7 @@ def col_gram(op: AbstractMeasurements, S: Float[Array, "d1 d1"] | None = None) -
     return _accumulate(op, lambda A: jnp.matmul(A.T, apply_left(S, A), precision=HIGHEST), S)
 
 
+@checked(T=RealArray("d1 d2", finite=False))
 @functools.singledispatch
 def twist_gram(op: AbstractMeasurements, T: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """`sum_i A_i T A_i` for square measurements, shape (d, d); what symmetrising needs besides the two Grams.
@@ -97,6 +105,7 @@ def twist_gram(op: AbstractMeasurements, T: Float[Array, "d d"]) -> Float[Array,
     return _accumulate(op, lambda A: jnp.matmul(apply_right(A, T), A, precision=HIGHEST), T)
 
 
+@checked(S=_S, T=_T)
 @functools.singledispatch
 def gram_form(
     op: AbstractMeasurements,
@@ -118,6 +127,7 @@ def gram_form(
     return jnp.vdot(S, row_gram(op, T), precision=HIGHEST)
 
 
+@checked(S=_S, T=_T)
 @functools.singledispatch
 def kernel_form(
     op: AbstractMeasurements,
@@ -143,6 +153,7 @@ def kernel_form(
     return jax.lax.map(column, jnp.eye(op.num_measurements, dtype=dtype)).T
 
 
+@checked()
 @functools.singledispatch
 def moment_matrix(op: AbstractMeasurements) -> Float[Array, "d1d2 d1d2"]:
     """`A* A` on row-major vectors, shape (d1 d2, d1 d2): the small side of the Gram matrix when m > d1 d2.
@@ -161,6 +172,7 @@ def moment_matrix(op: AbstractMeasurements) -> Float[Array, "d1d2 d1d2"]:
     return jax.lax.map(column, jnp.eye(size, dtype=dtype_of(op))).T
 
 
+@checked(v=RealArray("d2", finite=False))
 @functools.singledispatch
 def right_vector(op: AbstractMeasurements, v: Float[Array, " d2"]) -> Float[Array, "m d1"]:
     """All `A_i v` as rows, shape (m, d1).
@@ -175,6 +187,7 @@ def right_vector(op: AbstractMeasurements, v: Float[Array, " d2"]) -> Float[Arra
     return jax.lax.map(lambda unit: op.adjoint(unit) @ v, jnp.eye(op.num_measurements, dtype=v.dtype))
 
 
+@checked(u=RealArray("d1", finite=False))
 @functools.singledispatch
 def left_vector(op: AbstractMeasurements, u: Float[Array, " d1"]) -> Float[Array, "m d2"]:
     """All `A_i^T u` as rows, shape (m, d2).
@@ -189,18 +202,21 @@ def left_vector(op: AbstractMeasurements, u: Float[Array, " d1"]) -> Float[Array
     return jax.lax.map(lambda unit: op.adjoint(unit).T @ u, jnp.eye(op.num_measurements, dtype=u.dtype))
 
 
+@checked()
 @functools.singledispatch
 def entry_gram(op: AbstractMeasurements) -> Float[Array, "d1 d2"]:
     """`sum_i A_i o A_i` (entrywise squares), shape (d1, d2); what Hadamard factors need."""
     return _accumulate(op, jnp.square, None)
 
 
+@checked()
 @functools.singledispatch
 def materialise(op: AbstractMeasurements) -> Float[Array, "m d1 d2"]:
     """The dense tensor of all `A_i`, shape (m, d1, d2). Memory m d1 d2: for small sizes and for tests."""
     return jax.vmap(op.adjoint)(jnp.eye(op.num_measurements, dtype=dtype_of(op)))
 
 
+@checked(left=RealArray("d1 k", finite=False), right=RealArray("k d2", finite=False))
 @functools.singledispatch
 def forward_product(
     op: AbstractMeasurements, left: Float[Array, "d1 k"], right: Float[Array, "k d2"]
@@ -209,6 +225,7 @@ def forward_product(
     return op.forward(jnp.matmul(left, right, precision=HIGHEST))
 
 
+@checked(indices=Indices("B", below="m"))
 @functools.singledispatch
 def take(op: AbstractMeasurements, indices: Int[Array, " B"]) -> AbstractMeasurements:
     """The measurements `indices` of `op`, in that order, repeats allowed; may be traced.
@@ -218,16 +235,24 @@ def take(op: AbstractMeasurements, indices: Int[Array, " B"]) -> AbstractMeasure
         indices: integers in `[0, m)`.
 
     Returns:
-        Measurements with `num_measurements = len(indices)`.
+        Measurements with `num_measurements = len(indices)`. Traced indices outside of the range give NaN.
+
+    Raises:
+        UsageError: for indices that are no integers or lie outside of `[0, m)`.
     """
     return SelectedMeasurements(op, indices)
 
 
 @take.register
 def _(op: SelectedMeasurements, indices: Int[Array, " B"]):
+    if is_traced(indices):  # outside stays outside: -1 is nobody's index
+        return SelectedMeasurements(
+            op.inner, op.indices.at[outside(indices, op.indices.size)].get(mode="fill", fill_value=-1)
+        )
     return SelectedMeasurements(op.inner, op.indices[indices])
 
 
+@checked()
 def as_lineax(op: AbstractMeasurements) -> lx.AbstractLinearOperator:
     """The same map as a lineax operator from (d1, d2) arrays to (m,) arrays."""
     return lx.FunctionLinearOperator(op.forward, jax.ShapeDtypeStruct(op.matrix_shape, default_dtype()))

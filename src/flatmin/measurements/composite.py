@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from flatmin._core import UsageError, check_finite
-from flatmin.measurements._base import AbstractMeasurements
+from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights
 from flatmin.measurements._generic import (
     col_gram,
     dtype_of,
@@ -47,10 +47,12 @@ class ScaledMeasurements(AbstractMeasurements):
 
     def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " m"]:
         """`scale A(X)`."""
+        matrix = check_matrix(self, matrix)
         return self.scale.astype(matrix.dtype) * self.inner.forward(matrix)
 
     def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
         """`scale A*(y)`."""
+        weights = check_weights(self, weights)
         return self.inner.adjoint(self.scale.astype(weights.dtype) * weights)
 
 
@@ -171,10 +173,12 @@ class StackedMeasurements(AbstractMeasurements):
 
     def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " m"]:
         """The parts' measurements, concatenated."""
+        matrix = check_matrix(self, matrix)
         return jnp.concatenate([part.forward(matrix) for part in self.parts])
 
     def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
         """The sum of the parts' adjoints."""
+        weights = check_weights(self, weights)
         total, start = jnp.zeros(self.matrix_shape, weights.dtype), 0
         for part in self.parts:
             total = total + part.adjoint(weights[start : start + part.num_measurements])
@@ -241,10 +245,12 @@ class SymmetrisedMeasurements(AbstractMeasurements):
 
     def forward(self, matrix: Float[Array, "d d"]) -> Float[Array, " m"]:
         """`A((X + X^T)/2)`."""
+        matrix = check_matrix(self, matrix)
         return self.inner.forward((matrix + matrix.T) / 2)
 
     def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d d"]:
         """The symmetric part of `A*(y)`."""
+        weights = check_weights(self, weights)
         matrix = self.inner.adjoint(weights)
         return (matrix + matrix.T) / 2
 

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from flatmin._core import UsageError, as_real, check_at_least, check_finite, check_shape
-from flatmin.measurements._base import AbstractMeasurements
+from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights, pick
 from flatmin.measurements._generic import (
     HIGHEST,
     apply_left,
@@ -65,10 +65,12 @@ class DenseMeasurements(AbstractMeasurements):
 
     def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " m"]:
         """`<A_i, X>`; 2 m d1 d2 flops, one pass over the tensor."""
+        matrix = check_matrix(self, matrix)
         return self._flat @ matrix.reshape(-1)
 
     def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
         """`sum y_i A_i`; 2 m d1 d2 flops, one pass over the tensor."""
+        weights = check_weights(self, weights)
         return (weights @ self._flat).reshape(self.matrix_shape)
 
 
@@ -267,4 +269,4 @@ def _(op: DenseMeasurements):
 @take.register
 def _(op: DenseMeasurements, indices: Int[Array, " B"]):
     # rows of the flat tensor: a plain copy of each
-    return DenseMeasurements(op._flat[indices].reshape(-1, *op.matrix_shape))
+    return DenseMeasurements(pick(op._flat, indices).reshape(-1, *op.matrix_shape))

@@ -1,12 +1,13 @@
 """Single entries of the matrix: completion. Nothing of size d1 x d2 x m is ever formed."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from flatmin._core import UsageError, check_at_least, check_shape, is_traced
-from flatmin.measurements._base import AbstractMeasurements
+from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights, outside
 from flatmin.measurements._generic import (
     HIGHEST,
     col_gram,
@@ -38,6 +39,8 @@ class EntryMeasurements(AbstractMeasurements):
     def __check_init__(self):
         check_shape("rows", self.rows, ("m",))
         check_shape("cols", self.cols, (self.rows.shape[0],))
+        for name, index, size in (("rows", self.rows, self.shape[0]), ("cols", self.cols, self.shape[1])):
+            _check_range(name, index, size)
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -50,12 +53,29 @@ class EntryMeasurements(AbstractMeasurements):
         return self.rows.shape[0]
 
     def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " m"]:
-        """The seen entries; O(m)."""
-        return matrix[self.rows, self.cols]
+        """The seen entries; O(m). NaN for traced rows and columns outside of the matrix."""
+        matrix = check_matrix(self, matrix)
+        if not is_traced(self.rows, self.cols):
+            return matrix[self.rows, self.cols]
+        rows, cols = outside(self.rows, self.shape[0]), outside(self.cols, self.shape[1])
+        return matrix.at[rows, cols].get(mode="fill", fill_value=jnp.nan)
 
     def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
         """Scatter-add of the weights; O(m + d1 d2)."""
+        weights = check_weights(self, weights)
         return jnp.zeros(self.shape, weights.dtype).at[self.rows, self.cols].add(weights)
+
+
+def _check_range(name: str, index: Array, size: int) -> None:
+    if is_traced(index) or not isinstance(index, jax.Array | np.ndarray) or index.size == 0:
+        return
+    host = np.asarray(index)
+    if host.dtype.kind in "iu" and (host.min() < 0 or host.max() >= size):
+        bad = int(np.argmax((host < 0) | (host >= size)))
+        raise UsageError(
+            f"{name}: entry {bad} is {int(host[bad])}, outside [0, {size}); indices count from 0 and must fit the "
+            "matrix_shape"
+        )
 
 
 def entries(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[int, int]) -> EntryMeasurements:
@@ -74,7 +94,7 @@ def entries(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[
     """
     check_at_least("matrix_shape", min(matrix_shape), 1)
     indices = []
-    for name, given, size in (("rows", rows, matrix_shape[0]), ("cols", cols, matrix_shape[1])):
+    for name, given in (("rows", rows), ("cols", cols)):
         array = jnp.asarray(given)
         check_shape(name, array, ("m",))
         if not is_traced(array):
@@ -82,13 +102,6 @@ def entries(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[
                 raise UsageError(f"{name}: got no entries (m = 0); at least one measurement is needed")
             if not jnp.issubdtype(array.dtype, jnp.integer):
                 raise UsageError(f"{name}: got {array.dtype}, expected integers")
-            host = np.asarray(array)
-            if host.min() < 0 or host.max() >= size:
-                bad = int(np.argmax((host < 0) | (host >= size)))
-                raise UsageError(
-                    f"{name}: entry {bad} is {int(host[bad])}, outside [0, {size}); indices count from 0 and must fit "
-                    f"matrix_shape {tuple(matrix_shape)}"
-                )
         indices.append(array)
     op = EntryMeasurements(indices[0], indices[1], (int(matrix_shape[0]), int(matrix_shape[1])))
     if not is_traced(*indices):
@@ -106,6 +119,8 @@ def entries(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[
 def _diagonal(matrix: Array | None, index: Array, like: Array | None) -> Array:
     if matrix is None:
         return jnp.ones(index.shape, default_dtype() if like is None else like.dtype)
+    if is_traced(index):
+        return matrix.at[index, index].get(mode="fill", fill_value=jnp.nan)
     return matrix[index, index]
 
 
@@ -170,4 +185,10 @@ def _(op: EntryMeasurements, left, right):
 
 @take.register
 def _(op: EntryMeasurements, indices: Int[Array, " B"]):
-    return EntryMeasurements(op.rows[indices], op.cols[indices], op.shape)
+    if not is_traced(indices):
+        return EntryMeasurements(op.rows[indices], op.cols[indices], op.shape)
+    at = outside(indices, op.num_measurements)  # what lies outside is an entry outside of the matrix
+    rows, cols = (
+        index.at[at].get(mode="fill", fill_value=size) for index, size in zip((op.rows, op.cols), op.shape, strict=True)
+    )
+    return EntryMeasurements(rows, cols, op.shape)

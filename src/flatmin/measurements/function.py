@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flatmin._core import UsageError, check_at_least
-from flatmin.measurements._base import AbstractMeasurements
+from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights
 from flatmin.measurements._generic import default_dtype
 
 
@@ -37,10 +37,12 @@ class FunctionMeasurements(AbstractMeasurements):
 
     def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " m"]:
         """`fn(X)`."""
+        matrix = check_matrix(self, matrix)
         return self.fn(matrix)
 
     def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
         """`fn^T(y)`, at about the cost of `fn`."""
+        weights = check_weights(self, weights)
         example = jax.ShapeDtypeStruct(self.shape, weights.dtype)
         return jax.linear_transpose(self.fn, example)(weights)[0]
 

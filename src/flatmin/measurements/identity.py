@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flatmin._core import check_at_least
-from flatmin.measurements._base import AbstractMeasurements
+from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights
 from flatmin.measurements._generic import (
     col_gram,
     default_dtype,
@@ -43,10 +43,12 @@ class IdentityMeasurements(AbstractMeasurements):
 
     def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " m"]:
         """`vec(X)`, free."""
+        matrix = check_matrix(self, matrix)
         return matrix.reshape(-1)
 
     def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
         """The vector as a matrix, free."""
+        weights = check_weights(self, weights)
         return weights.reshape(self.shape)
 
 

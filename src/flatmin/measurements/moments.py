@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flatmin.measurements._base import AbstractMeasurements
+from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights
 from flatmin.measurements._generic import (
     HIGHEST,
     col_gram,
@@ -51,10 +51,12 @@ class MomentMeasurements(AbstractMeasurements):
 
     def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " m"]:
         """`A(X)`."""
+        matrix = check_matrix(self, matrix)
         return self.inner.forward(matrix)
 
     def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
         """`A*(y)`."""
+        weights = check_weights(self, weights)
         return self.inner.adjoint(weights)
 
 

@@ -6,7 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from flatmin._core import UsageError, as_real, check_at_least, check_finite, check_shape
-from flatmin.measurements._base import AbstractMeasurements
+from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights, pick
 from flatmin.measurements._generic import (
     HIGHEST,
     apply_right,
@@ -56,10 +56,12 @@ class LowRankMeasurements(AbstractMeasurements):
 
     def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " m"]:
         """`sum_j left_ij^T X right_ij`; 2 m q d1 d2 flops as one matrix product."""
+        matrix = check_matrix(self, matrix)
         return jnp.einsum("ijb,ijb->i", self.left @ matrix, self.right)
 
     def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "d1 d2"]:
         """`sum_i y_i A_i`; 2 m q d1 d2 flops as one matrix product."""
+        weights = check_weights(self, weights)
         d1, d2 = self.matrix_shape
         return (self.left * weights[:, None, None]).reshape(-1, d1).T @ self.right.reshape(-1, d2)
 
@@ -197,4 +199,4 @@ def _(op: LowRankMeasurements, left, right):
 
 @take.register
 def _(op: LowRankMeasurements, indices: Int[Array, " B"]):
-    return LowRankMeasurements(op.left[indices], op.right[indices])
+    return LowRankMeasurements(pick(op.left, indices), pick(op.right, indices))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flatmin._core import UsageError, as_real, check_at_least, check_finite, check_shape
-from flatmin.measurements._base import AbstractMeasurements
+from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights, pick
 from flatmin.measurements._generic import (
     HIGHEST,
     apply_right,
@@ -51,10 +51,12 @@ class RegressionMeasurements(AbstractMeasurements):
 
     def forward(self, matrix: Float[Array, "q d"]) -> Float[Array, " m"]:
         """`X W^T` as one vector, sample-major; 2 n q d flops."""
+        matrix = check_matrix(self, matrix)
         return (self.inputs @ matrix.T).reshape(-1)
 
     def adjoint(self, weights: Float[Array, " m"]) -> Float[Array, "q d"]:
         """`Y^T X` with Y the weights as (n, q); 2 n q d flops."""
+        weights = check_weights(self, weights)
         return weights.reshape(-1, self.num_outputs).T @ self.inputs
 
 
@@ -130,4 +132,4 @@ def _(op: RegressionMeasurements, left, right):
 @take.register
 def _(op: RegressionMeasurements, indices: Int[Array, " B"]):
     outputs = jnp.eye(op.num_outputs, dtype=op.inputs.dtype)[indices % op.num_outputs]
-    return LowRankMeasurements(outputs[:, None], op.inputs[indices // op.num_outputs][:, None])
+    return LowRankMeasurements(outputs[:, None], pick(op.inputs, indices // op.num_outputs)[:, None])

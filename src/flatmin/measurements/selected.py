@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from flatmin.measurements._base import AbstractMeasurements
+from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights, outside, pick
 
 
 class SelectedMeasurements(AbstractMeasurements):
@@ -29,9 +29,11 @@ class SelectedMeasurements(AbstractMeasurements):
 
     def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " B"]:
         """All measurements, then the selected ones: costs a full forward."""
-        return self.inner.forward(matrix)[self.indices]
+        matrix = check_matrix(self, matrix)
+        return pick(self.inner.forward(matrix), self.indices)
 
     def adjoint(self, weights: Float[Array, " B"]) -> Float[Array, "d1 d2"]:
         """Weights spread over all measurements: costs a full adjoint."""
+        weights = check_weights(self, weights)
         full = jnp.zeros(self.inner.num_measurements, weights.dtype)
-        return self.inner.adjoint(full.at[self.indices].add(weights))
+        return self.inner.adjoint(full.at[outside(self.indices, full.size)].add(weights, mode="drop"))

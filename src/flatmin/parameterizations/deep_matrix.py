@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from flatmin._core import UsageError, check_shape
+from flatmin._core import UsageError, check_shape, is_traced
 from flatmin.parameterizations._base import AbstractParameterization, unknown_scheme
 from flatmin.parameterizations.params import check_params, params_shape, shapes
 from flatmin.parameterizations.schemes import (
@@ -27,8 +27,9 @@ class DeepMatrix(AbstractParameterization):
     """`E(W) = W_L ... W_1` with `W_l` of shape `(d_l, d_{l-1})`; params are the tuple `(W_1, ..., W_L)`.
 
     Attributes:
-        widths: `(d_0, ..., d_L)`; the matrix has shape `(d_L, d_0)`. Every hidden width must be at least
-            `min(d_0, d_L)`, so that every matrix can be reached.
+        widths: `(d_0, ..., d_L)`; the matrix has shape `(d_L, d_0)`. A hidden width below `min(d_0, d_L)` makes it a
+            model of low rank: `(d, r, d)` is `U V^T`. Traces and eigenvalues are right at all widths; what needs every
+            matrix to be reached (the flattest interpolator, flat programmes) says so.
     """
 
     widths: tuple[int, ...] = eqx.field(static=True)
@@ -37,13 +38,6 @@ class DeepMatrix(AbstractParameterization):
         if len(self.widths) < 2 or min(self.widths) < 1:
             raise UsageError(
                 f"widths: got {self.widths}, expected (d_0, ..., d_L) with at least two entries, all at least 1"
-            )
-        needed = min(self.widths[0], self.widths[-1])
-        narrow = [w for w in self.widths[1:-1] if w < needed]
-        if narrow:
-            raise UsageError(
-                f"widths: got hidden width {min(narrow)} in {self.widths}, below min(d_0, d_L) = {needed}; widen the "
-                "hidden layers, or not every matrix can be reached"
             )
 
     @property
@@ -55,6 +49,11 @@ class DeepMatrix(AbstractParameterization):
     def depth(self) -> int:
         """L, the number of factors."""
         return len(self.widths) - 1
+
+    @property
+    def max_rank(self) -> int:
+        """The smallest width: the largest rank that the product can have."""
+        return min(self.widths)
 
     @property
     def layer_shapes(self) -> tuple[tuple[int, int], ...]:
@@ -96,7 +95,7 @@ class DeepMatrix(AbstractParameterization):
             The tuple of factors.
 
         Raises:
-            UsageError: for an unknown scheme, or a matrix of the wrong shape.
+            UsageError: for an unknown scheme, a matrix of the wrong shape, or one of higher rank than the widths allow.
         """
         keys = jax.random.split(key, self.depth)
         match scheme:
@@ -127,12 +126,27 @@ class DeepMatrix(AbstractParameterization):
         """`W_1 = O_1 D_1 V^T`, `W_l = O_l D_l O_{l-1}^T`, `W_L = U D_L O_{L-1}^T`, with the diagonals from `scales`."""
         check_shape("matrix", matrix, self.matrix_shape)
         U, s, Vt = jnp.linalg.svd(matrix, full_matrices=False)
+        # computed zeros first: to the power 1/L they would be far from zero
+        s = jnp.where(s > max(matrix.shape) * jnp.finfo(s.dtype).eps * s[0], s, 0)
+        k = self.max_rank
+        if k < s.shape[0]:
+            U, s, Vt = U[:, :k], self._reachable(s), Vt[:k]
         inner = [_semi_orthogonal(k, (width, s.shape[0])) for k, width in zip(keys, self.widths[1:-1], strict=False)]
         frames = [Vt.T, *inner, U]
         diagonals = scales(s, self.widths)
         return tuple(
             ((frames[i + 1] * diagonals[i][None, :]) @ frames[i].T).astype(matrix.dtype) for i in range(self.depth)
         )
+
+    def _reachable(self, s: Float[Array, " r"]) -> Float[Array, " k"]:
+        """The first k singular values, where the others are zero."""
+        k = self.max_rank
+        sentence = f"the smallest of the widths {self.widths}: widen the hidden layers, or give a matrix of that rank"
+        if is_traced(s):
+            return eqx.error_if(s[:k], s[k] > 0, f"matrix: has a rank above {k}, {sentence}")
+        if float(s[k]) > 0:
+            raise UsageError(f"matrix: has rank {int(jnp.sum(s > 0))}, expected at most {k}, {sentence}")
+        return s[:k]
 
 
 @params_shape.register
@@ -146,13 +160,13 @@ def deep_matrix(matrix_shape: tuple[int, int], depth: int, width: int | None = N
     Args:
         matrix_shape: (d_L, d_0).
         depth: L >= 1.
-        width: hidden width, at least min(d_0, d_L); default: max(d_0, d_L).
+        width: hidden width; below min(d_0, d_L) the matrix has at most this rank; default: max(d_0, d_L).
 
     Returns:
         The parameterization.
 
     Raises:
-        UsageError: for depth < 1 or a width that is too small.
+        UsageError: for a depth or a width below 1.
     """
     if depth < 1:
         raise UsageError(f"depth: got {depth}, expected at least 1")

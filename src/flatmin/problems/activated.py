@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from flatmin._core import AbstractObjective, UsageError, as_real, check_finite, choose
+from flatmin._core import AbstractObjective, Indices, UsageError, as_real, check_finite, choose
+from flatmin.measurements import pick
 from flatmin.parameterizations import AbstractScheme, DeepMatrix, check_params
+from flatmin.problems.recovery import check_shift
 
 Activation = Literal["gelu", "relu", "tanh"]
 _FUNCTIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu, "tanh": jnp.tanh}
@@ -56,9 +58,16 @@ class ActivatedRegression(AbstractObjective):
     def batch_loss(
         self, params: tuple[Array, ...], indices: Int[Array, " B"], label_shift: Float[Array, " B"] | None
     ) -> Float[Array, ""]:
-        """Mean of the squared residuals `indices`, counted sample by sample, repeats too."""
-        residual = (self.predict(params) - self.outputs).reshape(-1)[indices]
-        return jnp.mean((residual if label_shift is None else residual - label_shift) ** 2)
+        """Mean of the squared residuals `indices`, counted sample by sample, repeats too.
+
+        Raises:
+            UsageError: for indices outside of `[0, n q)`, or a shift of another shape; traced indices outside give NaN.
+        """
+        indices = Indices("B", below="m").accept("indices", indices, {"m": (self.num_samples, "outputs")})
+        residual = pick((self.predict(params) - self.outputs).reshape(-1), indices)
+        if label_shift is not None:
+            residual = residual - check_shift(label_shift, residual.shape[0])
+        return jnp.mean(residual**2)
 
 
 def activated_regression(

@@ -1,11 +1,13 @@
 """The recovery problem: measurements of a parameterized matrix, and targets."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from flatmin._core import AbstractObjective, Shown, UsageError, as_real, check_finite, check_shape
-from flatmin.measurements import AbstractMeasurements, take
+from flatmin.measurements import AbstractMeasurements, pick, take
 from flatmin.parameterizations import AbstractParameterization, check_params
 
 
@@ -64,8 +66,32 @@ class RecoveryProblem(Shown, AbstractObjective):
     def batch_loss(
         self, params: PyTree, indices: Int[Array, " B"], label_shift: Float[Array, " B"] | None
     ) -> Float[Array, ""]:
-        """`(1/B) sum_{i in indices} (<A_i, X> - b_i - shift_i)^2`, repeats counted."""
-        residual = take(self.measurements, indices).forward(self.matrix(params)) - self.targets[indices]
+        """`(1/B) sum_{i in indices} (<A_i, X> - b_i - shift_i)^2`, repeats counted.
+
+        Raises:
+            UsageError: for indices outside of `[0, m)`, or a shift of another shape; traced indices outside give NaN.
+        """
+        batch = take(self.measurements, indices)
+        residual = batch.forward(self.matrix(params)) - pick(self.targets, jnp.asarray(indices))
         if label_shift is not None:
-            residual = residual - label_shift
+            residual = residual - check_shift(label_shift, residual.shape[0])
         return jnp.mean(residual**2)
+
+
+def check_shift(label_shift: Any, size: int) -> Float[Array, " B"]:
+    """Return the shift of the labels, one a sample of the batch.
+
+    Args:
+        label_shift: what was given; a scalar moves all labels.
+        size: B.
+
+    Returns:
+        The shift, shape (B,) or ().
+
+    Raises:
+        UsageError: for another shape, or anything but real numbers.
+    """
+    shift = as_real("label_shift", label_shift)
+    if shift.shape not in ((), (size,)):
+        raise UsageError(f"label_shift: got shape {shift.shape}, expected ({size},), one a sample of the batch")
+    return shift

@@ -53,6 +53,11 @@ def _(parameterization: DeepMatrix, measurements, targets, misfit=None):
         raise UsageError(
             f"parameterization: got a deep matrix of depth {depth}, expected 2; other depths have no closed form"
         )
+    if parameterization.max_rank < min(parameterization.matrix_shape):
+        raise UsageError(
+            f"parameterization: got widths {parameterization.widths}, expected a hidden width of at least "
+            f"{min(parameterization.matrix_shape)}; the theorem needs every matrix to be reached: widen it"
+        )
     return MinScaledNuclearNorm(measurements, targets, misfit)
 
 

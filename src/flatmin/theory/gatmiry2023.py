@@ -4,7 +4,7 @@ Normalisation: `f(W) = (1/n) sum (<A_i, W_L..W_1> - b_i)^2`, `F(M) = min { tr H 
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from flatmin._core import UsageError, check_at_least
 from flatmin.measurements import AbstractMeasurements, col_gram, row_gram
@@ -134,13 +134,32 @@ def single_measurement_regulariser(
 
     Returns:
         The smallest trace of the Hessian over all factors of M. The singular values of the product carry an absolute
-        error of `eps s_1`: for ill-conditioned `A^T M` or great depth only the large terms are accurate.
+        error of `eps s_1`: for ill-conditioned `A^T M` or great depth only the large terms are accurate. As many are
+        summed as its numerical rank (singular values up to `max(d) eps` of the norms count as zero, factor by factor).
 
     Raises:
         UsageError: for depth < 1.
     """
     s = jnp.linalg.svd(_single_measurement_product(measurement, matrix, depth), compute_uv=False)
-    return 2 * depth * jnp.sum(s ** (2 / depth))
+    kept = jnp.arange(s.shape[0]) < product_rank(measurement, matrix, depth)
+    return 2 * depth * jnp.sum(jnp.where(kept, jnp.where(kept, s, 1) ** (2 / depth), 0))
+
+
+def product_rank(measurement: Array, matrix: Array, depth: int) -> Int[Array, ""]:
+    """The rank of `(A^T M)^{L-1} A^T`, singular values up to `max(d) eps` of each step counting as zero.
+
+    Computed zeros to the power 2/L are far from zero, and those of a product cannot be told from small values; so the
+    range is followed factor by factor, in orthonormal bases.
+    """
+    step = measurement.T @ matrix
+    floor = max(matrix.shape) * jnp.finfo(step.dtype).eps
+    least = floor * jnp.linalg.norm(measurement, 2) * jnp.linalg.norm(matrix, 2)
+    basis, s, _ = jnp.linalg.svd(measurement.T, full_matrices=False)
+    basis = jnp.where(s > floor * s[0], basis, 0)
+    for _ in range(depth - 1):
+        basis, s, _ = jnp.linalg.svd(step @ basis, full_matrices=False)
+        basis = jnp.where(s > least, basis, 0)
+    return jnp.sum(jnp.any(basis != 0, axis=0))
 
 
 def _single_measurement_product(measurement: Array, matrix: Array, depth: int) -> Array:
@@ -193,7 +212,13 @@ def single_measurement_minimiser(
 
 
 def schatten(matrix: Float[Array, "d1 d2"], p: ArrayLike) -> Float[Array, ""]:
-    """`||M||_{S_p} = (sum_j s_j^p)^{1/p}`, a quasi-norm for p < 1 [G, Def. 2]; scaled so that it cannot overflow."""
+    """`||M||_{S_p} = (sum_j s_j^p)^{1/p}`, a quasi-norm for p < 1 [G, Def. 2]; scaled so that it cannot overflow.
+
+    The sum is over the numerical rank: singular values up to `max(d1, d2) eps s_1` are computed zeros, whose p-th power
+    would not be small.
+    """
     s = jnp.linalg.svd(matrix, compute_uv=False)
     top = jnp.maximum(jnp.max(s), jnp.finfo(s.dtype).tiny)
-    return top * jnp.sum((s / top) ** p) ** (1 / jnp.asarray(p))
+    kept = s > max(matrix.shape) * jnp.finfo(s.dtype).eps * top
+    powers = jnp.where(kept, jnp.where(kept, s / top, 1) ** p, 0)
+    return top * jnp.where(jnp.any(kept), jnp.sum(powers), 1) ** (1 / jnp.asarray(p))
