@@ -11,20 +11,22 @@ import flatmin as fm
 from flatmin._core import UsageError
 from flatmin.interpolators import induced_regulariser, single_measurement_values
 from flatmin.measurements import dense
-from flatmin.parameterizations import Balanced, DeepMatrix, Flattest, Gaussian, Orthogonal, Residual, Small
+from flatmin.parameterizations import Balanced, DeepMatrix, Flattest, Gaussian, Residual
 from flatmin.problems import RecoveryProblem
 from flatmin.solvers import flat_program
 from flatmin.theory.gatmiry2023 import schatten, single_measurement_regulariser
 from registry import numbers
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("widths", [(4, 2, 4), (6, 2, 8), (4, 3, 1, 3), (5, 1, 5)])
+@pytest.mark.parametrize("widths", [(4, 2, 4), (4, 3, 1, 3)])
 def test_trace_and_sharpness_are_those_of_the_dense_hessian(widths):
     network = DeepMatrix(widths)
     problem = RecoveryProblem(dense(numbers(1, 9, widths[-1], widths[0])), network, numbers(2, 9))
-    for scheme in (Gaussian(0.5), Small(0.5), Orthogonal(), Residual(0.5)):
+    for scheme in (Gaussian(0.5), Residual(0.5)):
         params = network.init_params(KEY, scheme)
         flat, back = ravel_pytree(params)
         H = np.asarray(jax.hessian(lambda x, back=back: problem.loss(back(x)))(flat))
@@ -75,7 +77,7 @@ def exact_regulariser(A, M, depth, rank):
         return float(2 * depth * mpmath.fsum(x ** (mpmath.mpf(2) / depth) for x in s[:rank]))
 
 
-@pytest.mark.parametrize("depth", [1, 3, 8, 20])
+@pytest.mark.parametrize("depth", [1, 3, 20])
 @pytest.mark.parametrize("rank", [1, 2, 4])
 def test_powers_of_products_never_see_computed_zeros(rank, depth):
     rng = np.random.default_rng(10 * depth + rank)
@@ -84,7 +86,9 @@ def test_powers_of_products_never_see_computed_zeros(rank, depth):
     M = A @ (np.eye(4)[:, :rank] @ np.eye(4)[:rank] + 0.05 * rng.normal(size=(4, rank)) @ rng.normal(size=(rank, 4)))
     M = M @ np.diag(np.arange(4) < rank)
     right = exact_regulariser(A, M, depth, rank if depth > 1 else 4)
-    assert float(single_measurement_regulariser(A, M, depth)) == pytest.approx(right, rel=1e-9)
+    assert float(single_measurement_regulariser(jnp.asarray(A), jnp.asarray(M), depth)) == pytest.approx(
+        right, rel=1e-9
+    )
     assert single_measurement_values(dense(A[None]), M, depth)[0] == pytest.approx(right, rel=1e-9)
     if depth > 2:
         assert single_measurement_values(dense(A[None]), M, depth, slack=10.0)[0] <= right * (1 + 1e-12)
@@ -94,8 +98,10 @@ def test_nilpotent_products_have_a_smaller_rank_than_the_matrix():
     A, M = np.eye(3), np.diag([1.0, 2.0], 1) + 0.0  # M^2 has rank one, M^3 = 0
     Q = np.linalg.qr(numbers(9, 3, 3))[0]
     M = Q @ M @ Q.T
-    assert float(single_measurement_regulariser(A, M, 3)) == pytest.approx(6 * 2 ** (2 / 3), rel=1e-9)
-    assert float(single_measurement_regulariser(A, M, 4)) == 0
+    assert float(single_measurement_regulariser(jnp.asarray(A), jnp.asarray(M), 3)) == pytest.approx(
+        6 * 2 ** (2 / 3), rel=1e-9
+    )
+    assert float(single_measurement_regulariser(jnp.asarray(A), jnp.asarray(M), 4)) == 0
     assert single_measurement_values(dense(A[None]), M, 4)[0] == 0
 
 

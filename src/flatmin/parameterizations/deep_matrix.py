@@ -194,5 +194,5 @@ def _flattest_scales(s: Float[Array, " r"], widths: tuple[int, ...]) -> list[Arr
     nuclear = jnp.sum(s)
     safe = jnp.where(nuclear > 0, nuclear, 1)
     k = (d_in * d_out) ** (-1 / depth) * safe ** (-(depth - 2) / depth)
-    middle = jnp.where(nuclear > 0, jnp.sqrt(safe * k), 0) * jnp.ones_like(s)
+    middle = jnp.where(s > 0, jnp.sqrt(safe * k), 0)
     return [jnp.sqrt(d_in * k * s), *[middle] * (depth - 2), jnp.sqrt(d_out * k * s)]
