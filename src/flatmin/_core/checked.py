@@ -41,6 +41,7 @@ from flatmin._core.domains import (
     Sizes,
     Text,
 )
+from flatmin._core.forks import refuse_fork
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -212,6 +213,7 @@ def checked(**domains: Domain) -> Callable[[C], C]:
                 bound = signature.bind(*args, **kwargs)
             except TypeError:
                 return target(*args, **kwargs)  # Python's own sentence
+            refuse_fork()
             accept_all(table, bound)
             return target(*bound.args, **bound.kwargs)
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from flatmin._core import AbstractObjective, UsageError, as_objective
+from flatmin._core.forks import refuse_fork
 from flatmin.dynamics._base import AbstractDynamics, SharedFunction
 from flatmin.dynamics._model import Model
 from flatmin.dynamics._params import strong
@@ -105,6 +106,7 @@ def train_ensemble(
         UsageError: as in `train`, and for a run axis of the wrong length.
         JobError: as in `train`.
     """
+    refuse_fork()
     objective = as_objective(objective)
     check_dynamics(dynamics)
     runs = keys.shape[0] if getattr(keys, "ndim", 0) == 1 else 0

@@ -29,6 +29,7 @@ from flatmin._core import (
     choose,
 )
 from flatmin._core.display import number
+from flatmin._core.forks import refuse_fork
 from flatmin.dynamics._base import float_dtype
 from flatmin.dynamics._run import strong
 from flatmin.dynamics._stationarity import Ends, ends_of
@@ -319,6 +320,7 @@ def gradient_flow(
         UsageError: for arguments out of range, initial params or an initial loss that are not finite.
         JobError: if `throw` and the flow neither converged nor completed.
     """
+    refuse_fork()
     params = strong(params)
     floats, rest = eqx.partition(params, eqx.is_inexact_array)
     leaves = jax.tree_util.tree_leaves_with_path(floats)

@@ -21,6 +21,7 @@ from jaxtyping import Float, PyTree
 
 from flatmin._core import Outcome, Result, UsageError, check_finite, check_positive, choose
 from flatmin._core.display import number
+from flatmin._core.forks import refuse_fork
 from flatmin.dynamics._chebyshev import MOST_STAGES, stable_radius
 from flatmin.dynamics._trace_walker import LOSS_LIMIT, Walker, value_of
 from flatmin.dynamics.flow import FlowHistory
@@ -141,6 +142,7 @@ def trace_flow(
         UsageError: for bad settings, params that are not float64 or not finite, or no point of zero loss near them.
         JobError: if `throw` and the outcome is not a success.
     """
+    refuse_fork()
     check_positive("rtol", rtol)
     check_positive("tolerance", tolerance)
     if not max_time > 0:

@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array, Key, PyTree
 
 from flatmin._core import AbstractObjective, UsageError, as_objective
+from flatmin._core.forks import refuse_fork
 from flatmin.dynamics._base import AbstractDynamics
 from flatmin.dynamics._model import Model
 from flatmin.dynamics._run import Progress, TrainResult, run
@@ -59,6 +60,7 @@ def train(
             damaged or belong to another run.
         JobError: if `throw` and the run did not complete, or if a checkpoint could not be written.
     """
+    refuse_fork()
     objective = as_objective(objective)
     check_dynamics(dynamics)
     for path, batched in jax.tree_util.tree_leaves_with_path(run_axes(dynamics)):

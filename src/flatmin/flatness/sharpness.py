@@ -7,6 +7,7 @@ from jaxtyping import Array, Key, PyTree
 
 from flatmin import linalg
 from flatmin._core import Estimate, UsageError
+from flatmin._core.forks import refuse_fork
 from flatmin.flatness.methods import AbstractMethod, Auto, Dense, Lanczos, TangentKernel
 from flatmin.flatness.tangent_kernel import kernel_matvec, kernel_to_params, residual_part_vanishes
 from flatmin.flatness.trace import DENSE_LIMIT, Loss, loss_of
@@ -56,6 +57,7 @@ def sharpness(
         UsageError: for a method that does not apply, or `TangentKernel()` away from the points where it is exact.
         JobError: if Lanczos does not converge within its budget.
     """
+    refuse_fork()
     return _end(problem_or_fn, params, method, key, "highest")
 
 

@@ -6,6 +6,7 @@ from jaxtyping import Array, Key, PyTree
 
 from flatmin import linalg
 from flatmin._core import Estimate, UsageError
+from flatmin._core.forks import refuse_fork
 from flatmin.flatness.methods import AbstractMethod, Auto, Dense, TangentKernel
 from flatmin.flatness.tangent_kernel import gauss_newton_spectrum, residual_part_vanishes
 from flatmin.flatness.trace import Loss, loss_of
@@ -36,6 +37,7 @@ def spectrum(
     Raises:
         UsageError: for a method that does not apply, or too many parameters for a dense Hessian.
     """
+    refuse_fork()
     method = Auto() if method is None else method
     is_problem = isinstance(problem_or_fn, RecoveryProblem)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))

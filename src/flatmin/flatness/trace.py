@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from flatmin import linalg
 from flatmin._core import Estimate, UsageError
+from flatmin._core.forks import refuse_fork
 from flatmin.flatness.methods import AbstractMethod, Auto, Dense, Exact, Hutchinson, XTrace
 from flatmin.flatness.trace_forms import block_traces
 from flatmin.parameterizations import DeepMatrix
@@ -83,6 +84,7 @@ def hessian_trace(
     Raises:
         UsageError: for a method that does not apply, or a missing key.
     """
+    refuse_fork()
     method = Auto() if method is None else method
     if isinstance(method, Auto):
         method = trace_method(problem_or_fn, params)
@@ -137,6 +139,7 @@ def scaled_trace(problem: RecoveryProblem, params: PyTree) -> Estimate:
     Raises:
         UsageError: for any other parameterization.
     """
+    refuse_fork()
     if not isinstance(problem.parameterization, DeepMatrix) or problem.parameterization.depth != 2:
         raise UsageError("problem: the scaled trace is defined for two factors; use a DeepMatrix of depth 2")
     d1, d2 = problem.measurements.matrix_shape

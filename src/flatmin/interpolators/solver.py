@@ -20,6 +20,7 @@ from flatmin._core import (
     require_float64,
 )
 from flatmin._core.display import number
+from flatmin._core.forks import refuse_fork
 from flatmin.dynamics import TraceFlowResult
 from flatmin.interpolators._model import Model, fits, product
 from flatmin.interpolators._newton import NewtonResult, escape, minimise_at_width
@@ -172,6 +173,7 @@ def flattest(
             `fit="least-squares"` replaces), or unknown starts.
         JobError: if `throw` and the outcome is not a success.
     """
+    refuse_fork()
     network = problem.parameterization
     if not isinstance(network, DeepMatrix) or network.depth < 2:
         what = f"depth {network.depth}" if isinstance(network, DeepMatrix) else type(network).__name__

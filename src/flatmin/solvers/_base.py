@@ -22,6 +22,7 @@ from flatmin._core import (
     is_traced,
     require_float64,
 )
+from flatmin._core.forks import refuse_fork
 from flatmin.measurements import AbstractMeasurements
 from flatmin.solvers.misfits import AbstractMisfit
 
@@ -169,6 +170,7 @@ def solve(
             solve the programme.
         JobError: if `throw` and the outcome is not a success.
     """
+    refuse_fork()
     check_positive("tolerance", tolerance)
     check_positive("max_iterations", max_iterations)
     if start is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from flatmin._core import Certificate, Outcome, Solution, UsageError, check_positive
+from flatmin._core.forks import refuse_fork
 from flatmin._core.threads import blas_threads
 from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
@@ -52,6 +53,7 @@ def solve_batch(
         UsageError: for a tolerance or limit that is not positive, `below` of another length, a programme without a
             proximal map or with another misfit, or measurements that cannot be held as a tensor.
     """
+    refuse_fork()
     check_positive("tolerance", tolerance)
     check_positive("max_iterations", max_iterations)
     values = [math.nan] * len(programs) if below is None else [float(value) for value in below]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from flatmin._core import JobError, UsageError
+from flatmin._core.forks import refuse_fork
 from flatmin.storage.folders import host_name
 from flatmin.studies._job import Job, Report
 from flatmin.studies._segments import DONE, FAILED, Segment, encode
@@ -112,6 +113,8 @@ def _in_float64(study: Study, work: Any) -> Any:
     if study.spec.function is not None:
         return work()
     import jax
+
+    refuse_fork()
 
     # the setting of this thread, while it computes: what the caller's program has chosen stays
     with jax.enable_x64(True):

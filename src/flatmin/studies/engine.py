@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from flatmin._core import UsageError, check_at_least
+from flatmin._core.forks import refuse_fork
 from flatmin._core.threads import blas_threads
 from flatmin.studies._batches import StudyJob
 from flatmin.studies._feed import Feed
@@ -113,6 +114,8 @@ def run_study(
     check_share(shard)
     if spec.adaptive is not None and shard[1] > 1:
         raise UsageError("shard: an adaptive study decides as it goes and has no shares; use --workers or --scheduler")
+    if workers == 1 and scheduler is None and spec.function is None:  # other processes are started anew
+        refuse_fork()
     began = time.monotonic()
     store = open_store(pathlib.Path(folder), spec, accept_changes=accept_changes)
     with store.running() as others, blas_threads(1):
