@@ -14,6 +14,7 @@ import xarray as xr
 from flatmin._core import require_float64
 from flatmin.experiments.cells import Context, compute_cells
 from flatmin.experiments.figure_data import figure_data
+from flatmin.experiments.ledger import closed_forms as closed_forms
 from flatmin.experiments.ledger import ding as ding
 from flatmin.experiments.ledger import ding_quadratic as ding_quadratic
 from flatmin.experiments.ledger import ding_recovery as ding_recovery
@@ -23,6 +24,7 @@ from flatmin.experiments.ledger import gatmiry_random as gatmiry_random
 from flatmin.experiments.ledger import gatmiry_rip as gatmiry_rip
 from flatmin.experiments.ledger import marion as marion
 from flatmin.experiments.ledger import marion_flow as marion_flow
+from flatmin.experiments.ledger import marion_smallest as marion_smallest
 from flatmin.experiments.ledger import related as related
 from flatmin.experiments.ledger._entry import ENTRIES as ENTRIES
 from flatmin.experiments.ledger._entry import Batch as Batch
@@ -43,7 +45,7 @@ from flatmin.studies.cells import Cell
 
 EXPERIMENT = Experiment(
     name="verify-theory",
-    version=2,
+    version=3,
     title="Ledger of theorems",
     summary="Every theorem, lemma and example of Gatmiry et al. 2023, Ding et al. 2022 and Marion & Chizat 2024, of "
     "two related papers and of the theory of implicit drift, on random and adversarial instances: what the statement "

@@ -23,7 +23,7 @@ def _inputs(rng: Generator, count: int, n: int, d: int, kind: str) -> np.ndarray
     return X
 
 
-def _minimiser(rng: Generator, w: np.ndarray, widths: Sequence[int], spread: float) -> list[np.ndarray]:
+def minimiser(rng: Generator, w: np.ndarray, widths: Sequence[int], spread: float) -> list[np.ndarray]:
     """Factors with the end-to-end vector w: random ones, their last layer corrected so that the product is w."""
     count = len(w)
     W = _draw.layers(rng, count, widths)
@@ -34,14 +34,14 @@ def _minimiser(rng: Generator, w: np.ndarray, widths: Sequence[int], spread: flo
     return W
 
 
-def _sharpness(X: np.ndarray, W: Sequence[np.ndarray]) -> np.ndarray:
+def sharpness_of(X: np.ndarray, W: Sequence[np.ndarray]) -> np.ndarray:
     """`(2/n) lambda_max(J J^T)`, J the gradients of the predictions: the sharpness at a least-squares minimiser."""
     n = X.shape[1]
     J = _deep.jacobian(X[:, :, None, :], W)
     return 2 / n * np.linalg.eigvalsh(J @ J.transpose(0, 2, 1))[:, -1]
 
 
-def _problem(
+def problem(
     rng: Generator, count: int, n: int, d: int, kind: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Inputs, `w*`, `a`, `||w*||` by the library's `regression_constants`."""
@@ -86,17 +86,17 @@ def theorem_1(rng: Generator, count: int, *, widths: Sequence[int], kind: str, s
         X = np.sqrt(12) * _draw.orthonormal(rng, count, 12, d)
         w = rng.normal(size=(count, d))
         a, size = np.ones(count), np.linalg.norm(w, axis=1)
-        W = _balanced(rng, w, depth)
+        W = balanced(rng, w, depth)
     else:
-        X, w, a, size = _problem(rng, count, 12, d, kind)
-        W = _minimiser(rng, w, widths, spread)
+        X, w, a, size = problem(rng, count, 12, d, kind)
+        W = minimiser(rng, w, widths, spread)
     predicted = np.asarray(theory.sharpness_lower_bound(a, size, depth))
-    measured = _sharpness(X, W)
+    measured = sharpness_of(X, W)
     data = {"X": X} | {f"W_{i + 1}": factor for i, factor in enumerate(W)}
     return Batch(predicted, measured, 1e-11 * measured, data=data)
 
 
-def _balanced(rng: Generator, w: np.ndarray, depth: int) -> list[np.ndarray]:
+def balanced(rng: Generator, w: np.ndarray, depth: int) -> list[np.ndarray]:
     """Layers of rank one, equal norms and aligned singular vectors, all widths d."""
     count, d = w.shape
     size = np.linalg.norm(w, axis=1) ** (1 / depth)
@@ -125,16 +125,16 @@ def minimiser_bound(rng: Generator, count: int, *, widths: Sequence[int], kind: 
     if kind == "whitened":
         X = np.sqrt(12) * _draw.orthonormal(rng, count, 12, d)
         w = rng.normal(size=(count, d))
-        W = _balanced(rng, w, depth)
+        W = balanced(rng, w, depth)
     else:
-        X, w, _, _ = _problem(rng, count, 12, d, kind)
+        X, w, _, _ = problem(rng, count, 12, d, kind)
         if kind == "deficient":  # another minimiser: move along the null space of the data
             G = rng.normal(size=w.shape)
             w = w + G - np.einsum("kdn,kn->kd", np.linalg.pinv(X), np.einsum("knd,kd->kn", X, G))
-        W = _minimiser(rng, w, widths, spread)
+        W = minimiser(rng, w, widths, spread)
     covariance = X.transpose(0, 2, 1) @ X / X.shape[1]
     predicted = over(lambda s, v: theory.minimiser_sharpness_lower_bound(s, v, depth), covariance, w)
-    measured = _sharpness(X, W)
+    measured = sharpness_of(X, W)
     data = {"X": X} | {f"W_{i + 1}": factor for i, factor in enumerate(W)}
     return Batch(predicted, measured, 1e-10 * measured, data=data)
 
@@ -184,9 +184,9 @@ def balanced_sharpness(rng: Generator, count: int, *, depth: int, d: int, kind: 
     w = rng.normal(size=(count, d))
     covariance = X.transpose(0, 2, 1) @ X / 12
     predicted = over(lambda s, v: theory.balanced_rank_one_sharpness(s, v, depth), covariance, w)
-    W = _balanced(rng, w, depth)
+    W = balanced(rng, w, depth)
     data = {"X": X, "w": w}
-    return Batch(predicted, _sharpness(X, W), 300 * depth * EPS * predicted, data=data)
+    return Batch(predicted, sharpness_of(X, W), 300 * depth * EPS * predicted, data=data)
 
 
 @entry(
@@ -230,5 +230,5 @@ def flow_end(rng: Generator, count: int, *, depth: int, d: int, kind: str) -> Ba
     rest = np.max([s[:, 1] / s[:, 0] for s in second], axis=0)
     data = {"X": X, "y": y} | {f"W_{i + 1}": factor for i, factor in enumerate(W)}
     return Batch(
-        predicted, _sharpness(X, W), 1e-6 * predicted, applies=gradient < 1e-7, data=data, extra={"rank_one": rest}
+        predicted, sharpness_of(X, W), 1e-6 * predicted, applies=gradient < 1e-7, data=data, extra={"rank_one": rest}
     )

@@ -22,7 +22,7 @@ class Ledger(RunSpec):
         return entries
 
 
-PAPERS = ("gatmiry", "ding", "marion", "kamber", "mulayoff", "drift")
+PAPERS = ("gatmiry", "ding", "marion", "closed", "kamber", "mulayoff", "drift")
 
 
 def every_line() -> tuple[str, ...]:
