@@ -166,7 +166,8 @@ def _block_minimiser(rng: Generator, M: np.ndarray, rectangles: Sequence[tuple[s
 )
 def blocks_value(rng: Generator, count: int, *, sizes: Sizes, depth: int) -> Batch:
     """Block-diagonal networks attain the sum over the blocks."""
-    shape = tuple(int(x) for x in np.sum(sizes, axis=0))
+    rows, cols = np.sum(sizes, axis=0).tolist()
+    shape = (rows, cols)
     where = _diagonal(sizes)
     A = _entries(shape, where, count)
     M = np.einsum("kn,knij->kij", rng.normal(size=A.shape[:2]), A)
