@@ -54,7 +54,7 @@ def test_duplicates_are_averaged_when_asked(tmp_path):
     path.write_text("i,j,x\na,c,1\na,c,4\nb,c,5\na,c,1\n")
     data = read_data(str(path), ReadOptions(duplicates="mean"))
     np.testing.assert_array_equal(matrix_of(data), [[2], [5]])
-    assert "1 entries" in data.notes[0]
+    assert "1 entries" in data.notes[1]
 
 
 def test_parquet_reads_as_csv_does(tmp_path):

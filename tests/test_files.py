@@ -251,3 +251,43 @@ def test_stored_json_that_nests_is_named(tmp_path):
     (tmp_path / "recover-y.failed.json").write_text('{"a":' * 100_000)
     assert all("damaged" in said or "not a readable" in said for said in find_problems(tmp_path))
     assert len(find_problems(tmp_path)) == 2
+
+
+ENTRIES = "a,x,1.5\na,y,2\nb,x,3\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (ENTRIES.encode(), "the header is missing"),
+        (b"1,1,5\n1,2,3\n", "the header is missing"),
+        (b"# export\nrow,column,value\n" + ENTRIES.encode(), "comment"),
+        (b"t,row,column,value\n1,a,x,2\n", "--row, --column and --value"),
+        (b"w1,w2,w3,w4,w5\n1,2,3,4,5\n", "wide table"),
+        (b"PK\x03\x04abc", "a ZIP or Excel file"),
+        (b"<html><table></table>", "HTML"),
+        (b'{"a": 1}', "JSON"),
+        (b"\x80\x04K\x01.", "pickled objects"),
+        (b"row,column\x00,value\n", "NUL bytes"),
+    ],
+)
+def test_tables_that_would_be_guessed_wrongly_are_refused(content, sentence, tmp_path):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(UsageError, match=sentence):
+        read_data(str(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_separators_and_encodings(separator, encoding, tmp_path):
+    text = ("row,column,value\n" + ENTRIES).replace(",", separator)
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    data = read_data(str(tmp_path / "t.csv"))
+    assert data.targets.tolist() == [1.5, 2, 3]
+    assert data.notes == ("Read as 3 entries of 2 rows and 2 columns: row, column and value.",)
+
+
+def test_a_matrix_is_counted_before_it_is_made(tmp_path):
+    (tmp_path / "t.csv").write_text("row,column,value\n0,0,1\n")
+    with pytest.raises(UsageError, match="too many entries"):
+        read_data(str(tmp_path / "t.csv"), ReadOptions(shape=(10**10, 10**10)))

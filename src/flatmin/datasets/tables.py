@@ -7,11 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatmin._core import UsageError, choose, nearest
+from flatmin._core.files import unicode_mark
+from flatmin.datasets.limits import check_room
 from flatmin.datasets.recovery_data import RecoveryData, real_numbers
 from flatmin.measurements import entries
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_OTHERS = {
+    b"PK\x03\x04": "a ZIP or Excel file",
+    b"\xd0\xcf\x11\xe0": "an Excel file",
+    b"PAR1": "a Parquet file",
+    b"\x1f\x8b": "a gzip file",
+    b"\x89PNG": "a picture",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x80\x04": "pickled objects, which could run code and are never loaded",
+    b"<": "HTML or XML",
+    b"{": "JSON",
+}
+"""How files begin that are named `.csv` and hold something else."""
 
 DUPLICATES = ("error", "mean")
 
@@ -47,6 +62,12 @@ def read_table(
     table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
     lines = np.arange(len(table)) + (2 if path.suffix.lower() == ".csv" else 1)
     names = [_column(path.name, table, i, given) for i, given in enumerate((row, column, value))]
+    if len(table.columns) > 3 and row is None and column is None and value is None:
+        raise UsageError(
+            f"{path.name}: got {len(table.columns)} columns ({', '.join(map(str, table.columns[:6]))}"
+            f"{', ...' if len(table.columns) > 6 else ''}), expected row, column and value; say which these are "
+            "with --row, --column and --value (a wide table is to be written as one line an entry)"
+        )
     if len(set(names)) < 3:
         raise UsageError(f"{path.name}: got {', '.join(names)} for row, column and value, expected three columns")
     positions = [[str(c) for c in table.columns].index(name) for name in names]
@@ -64,9 +85,14 @@ def read_table(
         labels.append(label)
     size = shape or tuple(len(label) for label in labels if label is not None)
     d1, d2 = int(size[0]), int(size[1])
+    check_room(path.name, 8 * d1 * d2, f"a matrix of {d1:,} × {d2:,} has too many entries, take a part of the table")
     flat = codes[0] * d2 + codes[1]
     kept, first, inverse, counts = np.unique(flat, return_index=True, return_inverse=True, return_counts=True)
-    notes = []
+    others = [str(c) for c in table.columns if str(c) not in names]
+    notes = [
+        f"Read as {len(flat):,} entries of {d1:,} rows and {d2:,} columns: {names[0]}, {names[1]} and {names[2]}"
+        + (f"; not used: {', '.join(others[:10])}{', ...' if len(others) > 10 else ''}." if others else ".")
+    ]
     if len(kept) < len(flat):
         at = int(np.argmax(counts > 1))
         twice = np.flatnonzero(inverse == at)
@@ -95,13 +121,46 @@ def _csv(path: pathlib.Path) -> "pd.DataFrame":
 
     if path.stat().st_size == 0:
         raise UsageError(f"{path.name}: the file is empty; expected a header and lines of row, column, value")
+    encoding, separator = _layout(path)
     try:
-        return pd.read_csv(path, skipinitialspace=True, encoding="utf-8-sig", low_memory=False)
+        table = pd.read_csv(path, sep=separator, skipinitialspace=True, encoding=encoding, low_memory=False)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path.name}: is not UTF-8 text ({error.reason}); save it as UTF-8 CSV") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{path.name}: cannot be read as CSV ({reason}); check the line it names") from error
+    first = [str(name) for name in table.columns]
+    if len(first) >= 3 and all(_is_number(name) for name in first[2:3]):
+        raise UsageError(
+            f"{path.name}: the first line ({', '.join(first[:4])}) holds numbers, so the header is missing and an "
+            "entry would be lost; write a header such as row,column,value above it"
+        )
+    return table
+
+
+def _layout(path: pathlib.Path) -> tuple[str, str]:
+    """Encoding and separator by the first line; what is no text is named by what it is."""
+    with path.open("rb") as stream:
+        start = stream.read(65_536)
+    for mark, what in _OTHERS.items():
+        if start.lstrip().startswith(mark):
+            raise UsageError(f"{path.name}: is {what}, expected a CSV text; save it as CSV, or give it its own ending")
+    encoding = unicode_mark(start) or "utf-8-sig"
+    line = start.decode(encoding, errors="replace").split("\n")[0]
+    if "\x00" in line:
+        raise UsageError(f"{path.name}: holds NUL bytes, so it is no text; save it as CSV in UTF-8")
+    if line.startswith("#"):
+        raise UsageError(f"{path.name}: begins with a comment (#), expected the header; remove comment lines")
+    separators = [s for s in ";\t|" if line.count(s) >= 2] if "," not in line else []
+    return encoding, separators[0] if separators else ","
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _parquet(path: pathlib.Path) -> "pd.DataFrame":
@@ -148,7 +207,12 @@ def _values(name: str, column: "pd.Series", lines: np.ndarray) -> np.ndarray:
         missing = "an empty cell" if np.ndim(plain) == 0 and pd.isna(plain) else repr(plain)
         raise UsageError(
             f"{name}, {column.name}: line {lines[bad[0]]} holds {missing}, expected a finite number"
-            f" ({bad.size} such line(s)); leave unknown entries out"
+            f" ({bad.size} such line(s)); "
+            + (
+                "write decimal commas as points"
+                if isinstance(plain, str) and "," in plain
+                else "leave unknown entries out"
+            )
         )
     return real_numbers(f"{name}, {column.name}", numbers)
 
