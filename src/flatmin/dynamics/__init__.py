@@ -27,8 +27,14 @@ from flatmin.dynamics.record import History as History
 from flatmin.dynamics.record import Record as Record
 from flatmin.dynamics.record import log_spaced as log_spaced
 from flatmin.dynamics.record import step_loss as step_loss
+from flatmin.dynamics.registry import register as register
+from flatmin.dynamics.schedule import BELOW_ONE as BELOW_ONE
+from flatmin.dynamics.schedule import NON_NEGATIVE as NON_NEGATIVE
+from flatmin.dynamics.schedule import POSITIVE as POSITIVE
 from flatmin.dynamics.schedule import AbstractSchedule as AbstractSchedule
 from flatmin.dynamics.schedule import Piecewise as Piecewise
+from flatmin.dynamics.schedule import hyperparameter as hyperparameter
+from flatmin.dynamics.schedule import value_at as value_at
 from flatmin.dynamics.stability import RunClass as RunClass
 from flatmin.dynamics.stability import StabilityReport as StabilityReport
 from flatmin.dynamics.stability import classify_run as classify_run

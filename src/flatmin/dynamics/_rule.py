@@ -21,7 +21,15 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from flatmin._core import AbstractObjective
 from flatmin.dynamics._base import AbstractDynamics, DynamicsState, StepInfo
 from flatmin.dynamics._batches import Batches
-from flatmin.dynamics.schedule import AbstractSchedule, check_hyperparameter, hyperparameter, value_at
+from flatmin.dynamics.schedule import (
+    BELOW_ONE,
+    NON_NEGATIVE,
+    POSITIVE,
+    AbstractSchedule,
+    check_settings,
+    hyperparameter,
+    value_at,
+)
 
 Scalar = Float[Array, "..."]
 Loss = Callable[[PyTree], Float[Array, ""]]
@@ -35,8 +43,9 @@ class AbstractRule(AbstractDynamics):
                 loss, gradient = equinox.filter_value_and_grad(objective.loss)(state.params)
                 return loss, jax.tree.map(jnp.sign, gradient)
 
-    An own hyperparameter is a field with `converter=hyperparameter`, read by `value_at(field, state.step, dtype)`, so
-    that it may be a number, one number per run of an ensemble, or a schedule. Draw random numbers in `draw`.
+    An own hyperparameter is a field `equinox.field(converter=hyperparameter, metadata=POSITIVE)`, read by
+    `value_at(self.field, state.step, dtype)`: a number, one number per run of an ensemble, or a schedule.
+    `@register("name")` above the class lets studies name it. Random numbers are drawn in `draw`.
 
     Attributes:
         learning_rate: eta > 0, a number, an array (one per run of an ensemble) or a schedule.
@@ -47,14 +56,12 @@ class AbstractRule(AbstractDynamics):
         UsageError: for hyperparameters out of range.
     """
 
-    learning_rate: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
-    momentum: Scalar | None = eqx.field(converter=hyperparameter, default=None, kw_only=True)
-    weight_decay: Scalar | None = eqx.field(converter=hyperparameter, default=None, kw_only=True)
+    learning_rate: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter, metadata=POSITIVE)
+    momentum: Scalar | None = eqx.field(converter=hyperparameter, metadata=BELOW_ONE, default=None, kw_only=True)
+    weight_decay: Scalar | None = eqx.field(converter=hyperparameter, metadata=NON_NEGATIVE, default=None, kw_only=True)
 
     def __check_init__(self):
-        check_hyperparameter("learning_rate", self.learning_rate, lambda x: x > 0, "positive finite value(s)")
-        check_hyperparameter("momentum", self.momentum, lambda x: (x >= 0) & (x < 1), "0 <= momentum < 1")
-        check_hyperparameter("weight_decay", self.weight_decay, lambda x: x >= 0, "finite value(s) >= 0")
+        check_settings(self)
 
     @abc.abstractmethod
     def direction(

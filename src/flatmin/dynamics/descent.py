@@ -8,9 +8,11 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from flatmin._core import AbstractObjective
 from flatmin.dynamics._base import DynamicsState
 from flatmin.dynamics._rule import AbstractBatchRule, AbstractRule, Scalar
-from flatmin.dynamics.schedule import AbstractSchedule, check_hyperparameter, hyperparameter, value_at
+from flatmin.dynamics.registry import register
+from flatmin.dynamics.schedule import NON_NEGATIVE, AbstractSchedule, hyperparameter, value_at
 
 
+@register("gradient_descent")
 class GradientDescent(AbstractRule):
     """Full-batch gradient descent: `g_k = grad f(W_k)`; one gradient of the full loss a step.
 
@@ -29,6 +31,7 @@ class GradientDescent(AbstractRule):
         return eqx.filter_value_and_grad(objective.loss)(state.params)
 
 
+@register("sgd")
 class StochasticGradientDescent(AbstractBatchRule):
     """Mini-batch SGD: B samples a step, `g_k = grad (1/B) sum_{i in batch} l_i(W_k)`.
 
@@ -49,6 +52,7 @@ class StochasticGradientDescent(AbstractBatchRule):
         return eqx.filter_value_and_grad(lambda params: objective.batch_loss(params, draws, None))(state.params)
 
 
+@register("label_noise_sgd")
 class LabelNoiseSGD(AbstractBatchRule):
     """Mini-batch SGD whose labels are moved by fresh noise `sigma N(0, 1)` at each step [G, Sec 7].
 
@@ -66,10 +70,7 @@ class LabelNoiseSGD(AbstractBatchRule):
         weight_decay: lambda >= 0, `None` for none.
     """
 
-    noise: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
-
-    def __check_init__(self):
-        check_hyperparameter("noise", self.noise, lambda x: x >= 0, "finite value(s) >= 0")
+    noise: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter, metadata=NON_NEGATIVE)
 
     def draw_extra(self, key: Key[Array, ""], dtype: jnp.dtype) -> Float[Array, " B"]:
         """A standard normal for each sample of the batch."""

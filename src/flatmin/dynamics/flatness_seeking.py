@@ -23,11 +23,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from flatmin._core import AbstractObjective, UsageError
 from flatmin.dynamics._base import DynamicsState, SharedFunction
 from flatmin.dynamics._rule import AbstractBatchRule, AbstractRule, Loss, Scalar, unit
-from flatmin.dynamics.schedule import AbstractSchedule, check_hyperparameter, hyperparameter, value_at
-
-
-def _check_radius(radius: Scalar | AbstractSchedule) -> None:
-    check_hyperparameter("radius", radius, lambda x: x >= 0, "finite value(s) >= 0")
+from flatmin.dynamics.registry import register
+from flatmin.dynamics.schedule import NON_NEGATIVE, AbstractSchedule, hyperparameter, value_at
 
 
 def _look_ahead(radius: Scalar | AbstractSchedule, loss: Loss, state: DynamicsState) -> tuple[Float[Array, ""], PyTree]:
@@ -38,6 +35,7 @@ def _look_ahead(radius: Scalar | AbstractSchedule, loss: Loss, state: DynamicsSt
     return value, eqx.filter_grad(loss)(eqx.combine(ahead, rest))
 
 
+@register("sharpness_aware")
 class SharpnessAwareDescent(AbstractRule):
     """Full-batch sharpness-aware minimisation: `g_k = grad f(W + rho g / ||g||)`, `g = grad f(W)`.
 
@@ -53,10 +51,7 @@ class SharpnessAwareDescent(AbstractRule):
 
     full_loss = True
 
-    radius: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
-
-    def __check_init__(self):
-        _check_radius(self.radius)
+    radius: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter, metadata=NON_NEGATIVE)
 
     def direction(
         self, draws: tuple, objective: AbstractObjective, state: DynamicsState
@@ -65,6 +60,7 @@ class SharpnessAwareDescent(AbstractRule):
         return _look_ahead(self.radius, objective.loss, state)
 
 
+@register("stochastic_sharpness_aware")
 class StochasticSharpnessAware(AbstractBatchRule):
     """Mini-batch sharpness-aware minimisation: both gradients of a step are those of the same batch.
 
@@ -80,10 +76,7 @@ class StochasticSharpnessAware(AbstractBatchRule):
         weight_decay: lambda >= 0, `None` for none.
     """
 
-    radius: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
-
-    def __check_init__(self):
-        _check_radius(self.radius)
+    radius: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter, metadata=NON_NEGATIVE)
 
     def direction(
         self, draws: Int[Array, " B"], objective: AbstractObjective, state: DynamicsState
@@ -92,6 +85,7 @@ class StochasticSharpnessAware(AbstractBatchRule):
         return _look_ahead(self.radius, lambda params: objective.batch_loss(params, draws, None), state)
 
 
+@register("normalised")
 class NormalisedGradientDescent(AbstractRule):
     """Full-batch normalised gradient descent: `g_k = grad f(W_k) / ||grad f(W_k)||`, so that steps have length eta.
 
@@ -114,6 +108,7 @@ class NormalisedGradientDescent(AbstractRule):
         return value, unit(gradient)
 
 
+@register("penalised")
 class PenalisedGradientDescent(AbstractRule):
     """Full-batch gradient descent on `f(W) + lambda penalty(W)`, for any penalty; the loss reported is f alone.
 
@@ -139,11 +134,10 @@ class PenalisedGradientDescent(AbstractRule):
     penalty: Callable[..., Any] | Any = eqx.field(
         converter=lambda fn: fn if isinstance(fn, SharedFunction) else SharedFunction(fn)
     )
-    coefficient: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter)
+    coefficient: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter, metadata=NON_NEGATIVE)
     of_objective: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def __check_init__(self):
-        check_hyperparameter("coefficient", self.coefficient, lambda x: x >= 0, "finite value(s) >= 0")
         fn = self.penalty.fn if isinstance(self.penalty, SharedFunction) else self.penalty
         if not callable(fn):
             raise UsageError(f"penalty: got {type(fn).__name__}, expected a function of the params")

@@ -13,9 +13,11 @@ from flatmin._core import AbstractObjective, UsageError
 from flatmin.dynamics._base import AbstractDynamics, DynamicsState, StepInfo, float_dtype
 from flatmin.dynamics._params import strong
 from flatmin.dynamics._rule import Batches
+from flatmin.dynamics.registry import register
 from flatmin.dynamics.schedule import AbstractSchedule, check_hyperparameter, hyperparameter, value_at
 
 
+@register("optax")
 class OptaxRule(AbstractDynamics):
     """An optax transformation on the full gradient, on mini-batches, or on mini-batches with label noise.
 

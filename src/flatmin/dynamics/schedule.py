@@ -1,8 +1,9 @@
 """Hyperparameters that change with the step: one piecewise constant schedule, and its converter."""
 
 import abc
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -66,6 +67,50 @@ def hyperparameter(value: Any) -> Any:
         A float array; schedules and `None` unchanged.
     """
     return value if value is None or isinstance(value, AbstractSchedule) else _floats(value)
+
+
+class Range(NamedTuple):
+    """What a hyperparameter may be.
+
+    Attributes:
+        positive: whether zero is excluded.
+        below: the first number that is too large; None for none.
+    """
+
+    positive: bool
+    below: float | None = None
+
+    def words(self, name: str) -> str:
+        """For the sentence."""
+        if self.below is not None:
+            return f"0 {'<' if self.positive else '<='} {name} < {self.below:g}"
+        return "positive finite value(s)" if self.positive else "finite value(s) >= 0"
+
+    def accepts(self, numbers: np.ndarray) -> np.ndarray:
+        """Elementwise, for finite numbers."""
+        large = numbers > 0 if self.positive else numbers >= 0
+        return np.asarray(large if self.below is None else large & (numbers < self.below))
+
+
+POSITIVE: Mapping[str, Range] = {"range": Range(positive=True)}
+"""Metadata of a field: `eqx.field(converter=hyperparameter, metadata=POSITIVE)` is checked, and read by studies."""
+NON_NEGATIVE: Mapping[str, Range] = {"range": Range(positive=False)}
+BELOW_ONE: Mapping[str, Range] = {"range": Range(positive=False, below=1.0)}
+
+
+def check_settings(module: Any) -> None:
+    """Check every hyperparameter of a rule whose field says its range.
+
+    Args:
+        module: the rule.
+
+    Raises:
+        UsageError: for the first that is out of range.
+    """
+    for field in dataclasses.fields(module):
+        within = field.metadata.get("range")
+        if within is not None:
+            check_hyperparameter(field.name, getattr(module, field.name), within.accepts, within.words(field.name))
 
 
 def check_hyperparameter(argument: str, value: Any, accept: Callable[[np.ndarray], np.ndarray], expected: str) -> None:

@@ -6,38 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from flatmin.problems import PlantedProblem
 from flatmin.solvers import (
-    AbstractProgram,
-    MinFrobenius,
     MinNuclearNorm,
     MinScaledNuclearNorm,
     MinSymmetricNuclearNorm,
     MinTrace,
-    flat_program,
     solve,
     solve_batch,
 )
 from flatmin.solvers.misfits import Exact
+from flatmin.studies._settings import PROGRAMS, chosen
 from flatmin.studies._training import OUTCOMES, Tables, cell_keys, make_instance
 from flatmin.studies.recovery import decide
 
-_PROGRAMS = {
-    "min_nuclear_norm": MinNuclearNorm,
-    "min_scaled_nuclear_norm": MinScaledNuclearNorm,
-    "min_frobenius": MinFrobenius,
-    "min_trace": MinTrace,
-    "min_symmetric_nuclear_norm": MinSymmetricNuclearNorm,
-}
 _ON_HOST = (MinNuclearNorm, MinScaledNuclearNorm, MinTrace, MinSymmetricNuclearNorm)
 """Programmes that `solve_batch` takes: nothing is compiled, so that no shape costs a compilation."""
-
-
-def _program(name: str, instance: PlantedProblem) -> AbstractProgram:
-    problem = instance.problem
-    if name == "flat":
-        return flat_program(problem.parameterization, problem.measurements, problem.targets)
-    return _PROGRAMS[name](problem.measurements, problem.targets)
 
 
 def solve_cell(
@@ -62,7 +45,8 @@ def solve_cell(
     """
     names, threshold = tuple(measure["quantities"]), float(measure["threshold"])
     instance = make_instance(cell_keys(np.uint32(seed))[0], tables)
-    program = _program(tables["solver"]["program"], instance)
+    table = tables["solver"]
+    program = chosen("program", table["program"], PROGRAMS).make(table, instance.problem)
     host = isinstance(program, _ON_HOST) and isinstance(program.misfit, Exact)
     if set(names) <= {"recovered", "relative_error"}:
         verdict = decide(program, instance, threshold, host=host, iterations=stopping["max_iterations"])

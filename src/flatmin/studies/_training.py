@@ -9,27 +9,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import PyTree
 
-from flatmin._core import Outcome
-from flatmin.dynamics import GradientDescent, LabelNoiseSGD, Record, StochasticGradientDescent, Until, train_ensemble
+from flatmin._core import Outcome, choose
+from flatmin.dynamics import Record, Until, train_ensemble
+from flatmin.dynamics.registry import RULES
 from flatmin.flatness import Lanczos, sharpness
 from flatmin.flatness.trace import DENSE_LIMIT
-from flatmin.parameterizations import (
-    Balanced,
-    Flattest,
-    Gaussian,
-    Hadamard,
-    Orthogonal,
-    Quadratic,
-    Residual,
-    Small,
-    deep_matrix,
-    residual_chain,
-)
+from flatmin.flatness.trace_forms import block_traces
 from flatmin.problems import PlantedProblem, RecoveryProblem
 from flatmin.studies._points import Observed, in_float32, quantities_at
-from flatmin.studies._settings import DYNAMICS_LEAVES, PRESETS
+from flatmin.studies._settings import DYNAMICS, PARAMETERIZATIONS, PENALTIES, PRESETS, STARTS, chosen, dynamics_leaves
 
 LOOK = 100
 """Steps between two looks at the loss, where the spec says when a cell is done but not when to look."""
@@ -51,7 +42,7 @@ def split_leaves(tables: Tables) -> tuple[dict[str, dict[str, Any]], dict[str, f
     """
     static = {family: dict(table) for family, table in tables.items()}
     preset = PRESETS[static["problem"]["preset"]]
-    names = {"problem": preset.leaves, "start": ("scale", "gain"), "dynamics": DYNAMICS_LEAVES}
+    names = {"problem": preset.leaves, "start": ("scale", "gain"), "dynamics": dynamics_leaves()}
     leaves: dict[str, float] = {}
     for family, candidates in names.items():
         for name in candidates:
@@ -62,19 +53,7 @@ def split_leaves(tables: Tables) -> tuple[dict[str, dict[str, Any]], dict[str, f
 
 def start_scheme(table: Mapping[str, Any], instance: PlantedProblem) -> Any:
     """The initialisation scheme of a table `start`."""
-    match table["scheme"]:
-        case "gaussian":
-            return Gaussian(table["scale"])
-        case "small":
-            return Small(table["scale"])
-        case "orthogonal":
-            return Orthogonal(table["gain"])
-        case "residual":
-            return Residual(table["scale"])
-        case "balanced":
-            return Balanced(instance.truth)
-        case _:
-            return Flattest(instance.truth)
+    return chosen("scheme", table["scheme"], STARTS).make(table, instance)
 
 
 def make_instance(key: Any, tables: Tables) -> PlantedProblem:
@@ -85,18 +64,10 @@ def make_instance(key: Any, tables: Tables) -> PlantedProblem:
     if table is None:
         return instance
     shape = instance.problem.measurements.matrix_shape
-    match table["kind"]:
-        case "deep_matrix":
-            chosen: Any = deep_matrix(shape, table["depth"], table["width"])
-        case "residual_chain":
-            chosen = residual_chain(shape, table["depth"])
-        case "hadamard":
-            chosen = Hadamard(shape, table["depth"])
-        case _:
-            chosen = Quadratic(shape[0], table["positive"], table["negative"])
+    parameterization = chosen("kind", table["kind"], PARAMETERIZATIONS).make(table, shape)
 
     def exchanged(problem: RecoveryProblem) -> RecoveryProblem:
-        return RecoveryProblem(problem.measurements, chosen, problem.targets)
+        return RecoveryProblem(problem.measurements, parameterization, problem.targets)
 
     held_out = None if instance.held_out is None else exchanged(instance.held_out)
     return PlantedProblem(exchanged(instance.problem), instance.truth, instance.outliers, held_out)
@@ -159,7 +130,7 @@ def lane_bytes(tables: Tables) -> int:
         return 0
     shapes = eqx.filter_eval_shape(functools.partial(_one, static), jnp.zeros((), jnp.uint32), leaves)
     arrays = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes) if isinstance(x, jax.ShapeDtypeStruct))
-    draws = 16 * 1024 * static.get("dynamics", {}).get("batch_size", 0)
+    draws = 16 * 1024 * (static.get("dynamics", {}).get("batch_size") or 0)
     return 6 * arrays + draws
 
 
@@ -258,10 +229,24 @@ def _filled(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _dynamics(rule: Mapping[str, Any], leaves: Mapping[str, np.ndarray]) -> Any:
-    match rule["rule"]:
-        case "gradient_descent":
-            return GradientDescent(**leaves)
-        case "sgd":
-            return StochasticGradientDescent(batch_size=rule["batch_size"], **leaves)
-        case _:
-            return LabelNoiseSGD(batch_size=rule["batch_size"], **leaves)
+    settings = {**rule, **leaves}
+    name = settings.pop("rule")
+    known = chosen("rule", name, DYNAMICS).settings
+    for setting in settings:
+        choose(f"the settings of {name}", setting, known)
+    if name == "penalised":
+        settings |= {"penalty": _PENALTIES[settings.get("penalty", "trace")], "of_objective": True}
+    if name == "optax":
+        settings["transformation"] = getattr(optax, settings["transformation"])
+    return RULES[name](**settings)
+
+
+def _squared_norm(objective: Observed, params: PyTree) -> jax.Array:
+    return sum((jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)), jnp.zeros(()))
+
+
+def _trace(objective: Observed, params: PyTree) -> jax.Array:
+    return jnp.sum(block_traces(objective.problem, params))
+
+
+_PENALTIES = dict(zip(PENALTIES, (_squared_norm, _trace), strict=True))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from flatmin._core import JobError, UsageError
-from flatmin.studies._settings import DYNAMICS_LEAVES, PRESETS
+from flatmin.studies._settings import PRESETS, dynamics_leaves
 from flatmin.studies.axes import Values
 from flatmin.studies.grid import SAMPLE, SEED, Axis, Blocks, Grid, draw
 from flatmin.studies.quantities import POINT, SOLVER, Quantity
@@ -283,7 +283,7 @@ def _is_leaf(spec: StudySpec, key: str) -> bool:
     if family == "start":
         return name in ("scale", "gain")
     if family == "dynamics":
-        return name in DYNAMICS_LEAVES
+        return name in dynamics_leaves()
     return False
 
 
