@@ -320,6 +320,21 @@ def test_the_nearest_point_of_a_cone_is_taken():
     np.testing.assert_allclose(symmetric.matrix, np.diag([2, -1, 0.5]), atol=1e-15)
 
 
+def test_the_nearest_point_of_a_cone_is_taken_in_a_batch():
+    made = case("psd", "exact")
+    plain = to_plain(made.program)
+    op, host = host_map(plain.measurements), _spectral(made.program)[1]
+    found = certificate_on_host(op, plain, made.targets, host, np.diag([2.0, -1.0, 0.5]), np.zeros(COUNT))
+    np.testing.assert_allclose(found.matrix, np.diag([2, 0, 0.5]), atol=1e-15)
+
+
+@pytest.mark.parametrize("misfit", [sv.SquaredLoss(0.4), sv.L2Ball(0.3), sv.L1Loss(0.5), sv.L1Ball(0.2)])
+def test_misfits_are_even(misfit):
+    vector = jnp.asarray([0.1, -3.0, 0.5])
+    for question in (misfit.value, misfit.violation, misfit.conjugate, misfit.limit):
+        assert float(question(vector)) == float(question(-vector))
+
+
 @pytest.mark.parametrize("gauge", ["nuclear", "psd", "l1"])
 def test_contradictory_targets_are_refused(gauge):
     shape = SQUARE if gauge == "psd" else SHAPE

@@ -23,6 +23,7 @@ from flatmin._core import (
     require_float64,
 )
 from flatmin._core.forks import refuse_fork
+from flatmin._core.programs import let_go_of_programs
 from flatmin.measurements import AbstractMeasurements
 from flatmin.solvers.misfits import AbstractMisfit
 
@@ -162,8 +163,8 @@ def solve(
         throw: raise on any outcome but success; otherwise the outcome is a code in the result.
 
     Returns:
-        The solution: matrix, dual, both values, gap, residual, iterations, outcome, and in `stats` the singular
-        values, the rank with its tolerance and the seconds spent in each part.
+        The solution: matrix, dual, both values, gap, residual, rank with its tolerance, iterations, outcome, and in
+        `stats` the singular values and the seconds spent in each part.
 
     Raises:
         UsageError: for a tolerance or a limit that is not positive, a start of another shape, or a method that cannot
@@ -171,9 +172,15 @@ def solve(
         JobError: if `throw` and the outcome is not a success.
     """
     refuse_fork()
+    check_program(program)
+    if not isinstance(method, AbstractMethod):
+        raise UsageError(f"method: got {type(method).__name__}, expected a method such as Auto() or DouglasRachford()")
     check_positive("tolerance", tolerance)
     check_positive("max_iterations", max_iterations)
+    let_go_of_programs()
     if start is not None:
+        if not isinstance(start, Solution):
+            raise UsageError(f"start: got {type(start).__name__}, expected a Solution of a similar programme, or None")
         check_shape("start.matrix", start.matrix, program.measurements.matrix_shape)
         check_shape("start.dual", start.dual, program.targets.shape)
     solution = method.run(program, float(tolerance), int(max_iterations), start)
