@@ -401,9 +401,10 @@ def test_only_equal_entries_are_the_same_entry():
 
 
 def test_energies_of_entries_that_cancel_are_not_negative():
-    """Sums of squares, also where the terms of a measurement cancel to rounding."""
-    right = np.random.default_rng(0).normal(size=(1, 3, 400))
-    right[:, 2] = -right[:, 0] - right[:, 1]
-    energies = fm.entry_gram(fm.LowRankMeasurements(jnp.ones((1, 3, 1)), jnp.asarray(right)))
-    assert np.all(np.asarray(energies) >= 0)
-    assert np.max(energies) < 1e-14
+    """Sums of squares, also where the two terms of each measurement cancel to rounding."""
+    rng = np.random.default_rng(0)
+    left, right = np.repeat(rng.normal(size=(5, 1, 30)), 2, axis=1), np.repeat(rng.normal(size=(5, 1, 30)), 2, axis=1)
+    right[:, 1] *= -1 + 1e-9
+    energies = np.asarray(fm.entry_gram(fm.LowRankMeasurements(jnp.asarray(left), jnp.asarray(right))))
+    assert np.all(energies >= 0)
+    assert np.max(energies) < 1e-13
