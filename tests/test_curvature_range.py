@@ -47,7 +47,7 @@ def test_lowest_end_of_a_minimiser_by_lanczos_is_zero():
     assert abs(float(lowest)) < 1e-7 * float(highest)
 
 
-def test_a_wholly_negative_curvature():
+def test_a_wholly_negative_curvature(unchecked):
     lowest, highest = ends = curvature_range(lambda x: -jnp.sum(jnp.array([1.0, 2.0, 5.0]) * x**2) / 2, jnp.ones(3))
     assert (float(lowest), float(highest)) == (pytest.approx(-5), pytest.approx(-1))
     assert ends.dominated_by_negative

@@ -85,6 +85,21 @@ class Estimate(Result, eqx.Module):
         error = self.error if self.error_kind != "none" else self.error * float("nan")
         return f"{with_error(self.value, error)} ({self.method}, {kind})"
 
+    def interval(self, level: float = 0.95) -> tuple[Any, Any]:
+        """Lower and upper end of what is known of the true value.
+
+        Args:
+            level: its probability, for a standard error (calibrated at 0.95: `value -+ 1.96 error`); the other kinds
+                hold with certainty, to first order.
+
+        Returns:
+            The ends; infinite where no error is known.
+        """
+        if self.error_kind == "none":
+            return self.value - float("inf"), self.value + float("inf")
+        quantile = statistics.NormalDist().inv_cdf((1 + level) / 2) if self.error_kind == "standard error" else 1.0
+        return self.value - quantile * self.error, self.value + quantile * self.error
+
     def __float__(self) -> float:
         """The value as a Python float (scalar estimates only)."""
         return float(self.value)

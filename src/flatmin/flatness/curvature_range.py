@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from flatmin import linalg
 from flatmin._core import Estimate, UsageError, shown_tuple
-from flatmin.flatness.methods import AbstractMethod, Auto, Dense, Lanczos
-from flatmin.flatness.trace import DENSE_LIMIT, Loss, loss_of
+from flatmin.flatness.methods import AbstractEndsMethod, Auto, TangentKernel, check_key
+from flatmin.flatness.select import resolve
+from flatmin.flatness.target import Loss, finished, target_of
 from flatmin.problems import RecoveryProblem
 
 
@@ -42,55 +42,36 @@ class CurvatureRange(NamedTuple):
 def curvature_range(
     problem_or_fn: RecoveryProblem | Loss,
     params: PyTree,
-    method: AbstractMethod | None = None,
+    method: AbstractEndsMethod | Auto | None = None,
     *,
     key: Key[Array, ""] | None = None,
+    batch: PyTree = None,
 ) -> CurvatureRange:
     """`(lambda_min(H), lambda_max(H))` of the full Hessian at any point, signed, each with a residual bound.
 
     Args:
         problem_or_fn: a recovery problem, or a function params -> scalar.
         params: the point.
-        method: `Dense()` (one p x p eigenproblem for both ends), `Lanczos(...)`, or `Auto()` (default): dense up to a
-            few hundred parameters.
-        key: random key of the starting vectors of Lanczos; default: a fixed one.
+        method: `Dense()` (one p x p eigenproblem for both ends), `Lanczos(...)`, or `Auto()` (default, see
+            `select_method`).
+        key: as for `sharpness`.
+        batch: as for `sharpness`.
 
     Returns:
         Both ends; `lowest, highest = curvature_range(...)`.
 
     Raises:
         UsageError: for another method.
-        JobError: if Lanczos does not converge within its budget.
+        JobError: where the Hessian is not finite.
     """
-    hessian = linalg.flat_hessian(loss_of(problem_or_fn), params)
-    if method is None or isinstance(method, Auto):
-        method = Dense() if hessian.size <= DENSE_LIMIT else Lanczos()
-    match method:
-        case Dense():
-            vectors = jnp.linalg.eigh(hessian.dense())[1]
-            low, high, matvecs, name = vectors[:, 0], vectors[:, -1], hessian.size, "dense"
-        case Lanczos():
-            key = jax.random.key(0) if key is None else key
-            low, high, matvecs = linalg.extreme_eigenvectors(
-                hessian.matvec,
-                hessian.size,
-                hessian.dtype,
-                key=key,
-                tolerance=method.tolerance,
-                max_matvecs=method.max_matvecs,
-            )
-            name = "lanczos"
-        case _:
-            raise UsageError(
-                f"method: {type(method).__name__} does not give both ends of the spectrum; use Auto(), Dense() or "
-                "Lanczos()"
-            )
-
-    def estimate(vector: Array) -> Estimate:
-        value, residual = linalg.eigenpair_residual(hessian.matvec, vector)
-        return Estimate(value, residual, "residual bound", name, matvecs + 2)
-
-    return CurvatureRange(estimate(low), estimate(high))
+    target = target_of(problem_or_fn, params, batch)
+    chosen = resolve("curvature_range", method, target)
+    if isinstance(chosen, TangentKernel):
+        raise UsageError(
+            "method: TangentKernel does not give both ends of the spectrum; use Auto(), Dense() or Lanczos()"
+        )
+    low, high = chosen.ends(target, check_key(key), ("lowest", "highest"))  # pyright: ignore[reportAttributeAccessIssue]
+    return CurvatureRange(finished(low), finished(high))
 
 
 def hessian_ends(problem_or_fn: RecoveryProblem | Loss, params: PyTree) -> Float[Array, " 2"]:
@@ -106,5 +87,6 @@ def hessian_ends(problem_or_fn: RecoveryProblem | Loss, params: PyTree) -> Float
     Returns:
         The two eigenvalues, exact to rounding (`p eps ||H||`); memory p^2.
     """
-    values = jnp.linalg.eigvalsh(linalg.flat_hessian(loss_of(problem_or_fn), params).dense())
-    return jnp.stack([values[0], values[-1]])
+    H = target_of(problem_or_fn, params).hessian.dense()
+    outer = jax.lax.stop_gradient(jnp.linalg.eigh(jax.lax.stop_gradient(H))[1][:, jnp.array([0, -1])])
+    return jnp.sum(outer * jnp.matmul(H, outer, precision=jax.lax.Precision.HIGHEST), axis=0)

@@ -47,7 +47,8 @@ def sgd_stability_threshold(
             B = 1.
         tolerance: of Lanczos, relative; 0 is machine precision.
         max_matvecs: budget of Lanczos.
-        key: random key of the starting vector of Lanczos; default: a fixed one.
+        key: random key of the starting vector of Lanczos; without a key the start is the same at every call, drawn
+            from `jax.random.key(0)`: the result depends on it within its error only.
 
     Returns:
         The threshold with an error that follows from the eigenvector's residual; infinite, with zero error, where
@@ -56,7 +57,7 @@ def sgd_stability_threshold(
     Raises:
         UsageError: for a batch size out of range, or a point that does not interpolate: there SGD has no fixed point
             whose stability could be asked for.
-        JobError: if Lanczos does not converge within its budget.
+        JobError: where the kernel is not finite.
     """
     n = problem.num_samples
     weight = _noise_weight(n, batch_size, replacement=replacement)

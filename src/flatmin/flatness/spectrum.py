@@ -1,24 +1,23 @@
 """`spectrum` and `spectral_density`."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from flatmin import linalg
-from flatmin._core import Estimate, UsageError
-from flatmin._core.forks import refuse_fork
-from flatmin.flatness.methods import AbstractMethod, Auto, Dense, TangentKernel
-from flatmin.flatness.tangent_kernel import gauss_newton_spectrum, residual_part_vanishes
-from flatmin.flatness.trace import Loss, loss_of
+from flatmin._core import Estimate, Integer, JobError, is_traced
+from flatmin._core import Key as KeyDomain
+from flatmin.flatness.methods import AbstractSpectrumMethod, Auto
+from flatmin.flatness.select import resolve
+from flatmin.flatness.target import Loss, finished, target_of
 from flatmin.problems import RecoveryProblem
-
-SPECTRUM_LIMIT = 3000  # parameters up to which Auto() forms a dense Hessian for all eigenvalues
 
 
 def spectrum(
     problem_or_fn: RecoveryProblem | Loss,
     params: PyTree,
-    method: AbstractMethod | None = None,
+    method: AbstractSpectrumMethod | Auto | None = None,
+    *,
+    batch: PyTree = None,
 ) -> Estimate:
     """All non-zero eigenvalues of the Hessian, descending, each with its error.
 
@@ -26,50 +25,25 @@ def spectrum(
     those of the dense Hessian.
 
     Args:
-        problem_or_fn: a recovery problem, or a function params -> scalar.
+        problem_or_fn: a recovery problem, or a function params -> scalar (with a batch, (params, batch) -> scalar).
         params: the point.
-        method: `Auto()` (default), `TangentKernel()` or `Dense()`.
+        method: `Auto()` (default, see `select_method`), `TangentKernel()` or `Dense()`.
+        batch: arrays that the loss takes as second argument.
 
     Returns:
-        The eigenvalues that differ from zero by more than their rounding error. Cost: one m x m (or p x p)
-        symmetric eigenproblem.
+        The eigenvalues that differ from zero by more than their rounding error; under jit, vmap and in records all p
+        of them. Cost: one m x m (or p x p) symmetric eigenproblem.
 
     Raises:
         UsageError: for a method that does not apply, or too many parameters for a dense Hessian.
     """
-    refuse_fork()
-    method = Auto() if method is None else method
-    is_problem = isinstance(problem_or_fn, RecoveryProblem)
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    if isinstance(method, Auto):
-        if is_problem and residual_part_vanishes(problem_or_fn, params):
-            method = TangentKernel()
-        elif size <= SPECTRUM_LIMIT:
-            method = Dense()
-        else:
-            raise UsageError(
-                f"params: {size} parameters at a point that does not interpolate are too many for all eigenvalues "
-                f"(limit {SPECTRUM_LIMIT}); use spectral_density, or method=Dense() if the memory is there"
-            )
-    match method:
-        case TangentKernel() if is_problem:
-            if not residual_part_vanishes(problem_or_fn, params):
-                raise UsageError(
-                    "method: TangentKernel() is exact only where A*(r) = 0 (interpolation, least-squares minima), and "
-                    "this point is not one; use Dense() or spectral_density"
-                )
-            values, name, matvecs = gauss_newton_spectrum(problem_or_fn, params), "tangent kernel", 0
-        case Dense():
-            hessian = linalg.flat_hessian(loss_of(problem_or_fn), params)
-            values, name, matvecs = jnp.linalg.eigvalsh(hessian.dense()), "dense", size
-        case _:
-            raise UsageError(
-                f"method: {type(method).__name__} does not give the spectrum of this object; use Auto() or Dense()"
-            )
-    values = values[::-1]
-    error = 10 * values.shape[0] * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
-    values = values[jnp.abs(values) > error]
-    return Estimate(values, jnp.full_like(values, error), "rounding", name, matvecs)
+    target = target_of(problem_or_fn, params, batch)
+    found = finished(resolve("spectrum", method, target).spectrum(target))  # pyright: ignore[reportAttributeAccessIssue]
+    values, error = found.value[::-1], found.error[::-1]
+    if not is_traced(values) and found.error_kind != "none":
+        kept = jnp.abs(values) > error
+        values, error = values[kept], error[kept]
+    return Estimate(values, error, found.error_kind, found.method, found.matvecs)
 
 
 def spectral_density(
@@ -78,7 +52,8 @@ def spectral_density(
     *,
     key: Key[Array, ""],
     order: int = 40,
-    num_probes: int = 8,
+    num_probes: int = 16,
+    batch: PyTree = None,
 ) -> linalg.SpectralDensity:
     """The density of Hessian eigenvalues by stochastic Lanczos quadrature, at any point and for any JAX loss.
 
@@ -88,6 +63,7 @@ def spectral_density(
         key: random key of the probes.
         order: Lanczos steps a probe.
         num_probes: probes; the standard error comes from their spread.
+        batch: arrays that the loss takes as second argument.
 
     Returns:
         The density, with `smoothed(grid, width)` and `moment(k)`, each with its standard error.
@@ -95,7 +71,12 @@ def spectral_density(
     Raises:
         UsageError: for an order or number of probes out of range.
     """
-    hessian = linalg.flat_hessian(loss_of(problem_or_fn), params)
-    return linalg.lanczos_density(
+    order = Integer(0).accept("order", order, {})
+    num_probes = Integer(0).accept("num_probes", num_probes, {})
+    hessian, key = target_of(problem_or_fn, params, batch).hessian, KeyDomain().accept("key", key, {})
+    found = linalg.lanczos_density(
         hessian.matvec, hessian.size, hessian.dtype, order=min(order, hessian.size), num_probes=num_probes, key=key
     )
+    if not is_traced(found.nodes) and not bool(jnp.all(jnp.isfinite(found.nodes))):
+        raise JobError("params: the Hessian at this point has NaN or infinite products; check the parameters")
+    return found

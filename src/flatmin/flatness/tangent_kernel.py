@@ -5,11 +5,12 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from flatmin._core import shown_tuple
+from flatmin._core import Estimate, shown_tuple
 from flatmin.flatness.deep_products import normalise, shift, sum_layers
-from flatmin.linalg import safe_norm
+from flatmin.linalg import extreme_eigenvector, safe_norm
 from flatmin.measurements import kernel_form, moment_matrix
 from flatmin.parameterizations import DeepMatrix, check_params
 from flatmin.problems import RecoveryProblem
@@ -136,3 +137,27 @@ def gauss_newton_spectrum(problem: RecoveryProblem, params: PyTree) -> Float[Arr
         small = jnp.matmul(jacobian.T, jacobian, precision=jax.lax.Precision.HIGHEST)
     small, extra = normalise((small + small.T) / 2)  # the eigensolver loses digits near the ends of the range
     return shift((2 / m) * jnp.linalg.eigvalsh(small), exponent + extra)
+
+
+def kernel_direction(problem: RecoveryProblem, params: PyTree, dtype: jnp.dtype, key: Array) -> tuple[Array, int]:
+    """The parameter direction `J^T u` of the top eigenvector u of K, by Lanczos.
+
+    Args:
+        problem: the recovery problem.
+        params: the point.
+        dtype: type of the direction.
+        key: random key of the starting vector.
+
+    Returns:
+        The direction and the products spent; where J = 0 every direction is an eigenvector of the zero Hessian.
+    """
+    u, matvecs = extreme_eigenvector(lambda v: kernel_matvec(problem, params, v), problem.num_samples, dtype, key=key)
+    direction = ravel_pytree(kernel_to_params(problem, params, u.astype(dtype)))[0]
+    return jnp.where(jnp.max(jnp.abs(direction)) > 0, direction, jnp.ones_like(direction)), matvecs
+
+
+def stationary_spectrum(problem: RecoveryProblem, params: PyTree) -> Estimate:
+    """`gauss_newton_spectrum` with the first-order bound of its rounding, `10 k eps max |lambda|`, for each value."""
+    values = gauss_newton_spectrum(problem, params)
+    error = 10 * values.shape[0] * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    return Estimate(values, jnp.full_like(values, error), "rounding", "tangent kernel")

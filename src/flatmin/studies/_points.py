@@ -7,9 +7,11 @@ from jaxtyping import Array, Float, PyTree
 
 from flatmin._core import AbstractObjective, UsageError
 from flatmin.flatness import Dense, sharpness
-from flatmin.flatness.trace import DENSE_LIMIT
 from flatmin.flatness.trace_forms import block_traces
 from flatmin.problems import PlantedProblem, RecoveryProblem
+
+DENSE_LIMIT = 400
+"""Parameters up to which the sharpness of many runs is measured along their training, by dense Hessians."""
 
 
 def in_float64(tree: PyTree) -> PyTree:

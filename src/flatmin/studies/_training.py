@@ -16,10 +16,9 @@ from flatmin._core import Outcome, choose
 from flatmin.dynamics import Record, Until, train_ensemble
 from flatmin.dynamics.registry import RULES
 from flatmin.flatness import Lanczos, sharpness
-from flatmin.flatness.trace import DENSE_LIMIT
 from flatmin.flatness.trace_forms import block_traces
 from flatmin.problems import PlantedProblem, RecoveryProblem
-from flatmin.studies._points import Observed, in_float32, quantities_at
+from flatmin.studies._points import DENSE_LIMIT, Observed, in_float32, quantities_at
 from flatmin.studies._settings import DYNAMICS, PARAMETERIZATIONS, PENALTIES, PRESETS, STARTS, chosen, dynamics_leaves
 
 LOOK = 100
