@@ -110,7 +110,7 @@ def test_imports_run_downward(room):
 
 
 def test_the_check_sees_imports():
-    assert imports_of(PACKAGE / "flatness" / "trace.py") >= {"_core", "linalg", "problems"}
+    assert imports_of(PACKAGE / "flatness" / "target.py") >= {"_core", "linalg", "problems"}
 
 
 def test_the_library_sets_no_global_configuration():
