@@ -85,15 +85,15 @@ def certify(program: AbstractProgram, matrix: Float[Array, "d1 d2"], dual: Float
 def _into_both(program: AbstractProgram, matrix: Array) -> Array:
     """A point near X in the domains of N and h, or, where none is found, one of N alone."""
     misfit = program.misfit
-    conic = isinstance(program, MinTrace) and isinstance(misfit, L1Ball | L2Ball)
-    if conic:
+    if isinstance(program, MinTrace) and isinstance(misfit, L1Ball | L2Ball):
         multiple = _multiple(program, misfit, matrix)
         if multiple is not None:
             return multiple
     feasible = _projection(program)
     for _ in range(2):
         matrix = into_domain(program, feasible(matrix))
-    if conic and float(relative_residual(program, matrix)) > FEASIBLE:
+    missed = float(relative_residual(program, matrix)) > FEASIBLE
+    if missed and isinstance(program, MinTrace) and isinstance(misfit, L1Ball | L2Ball):
         multiple = _multiple(program, misfit, matrix)
         return matrix if multiple is None else multiple
     return matrix
