@@ -528,30 +528,6 @@ def test_lanczos_says_when_it_failed():
         flatness.sharpness(lambda p: jnp.sum(p**3), jnp.full(5, jnp.nan), flatness.Lanczos())
 
 
-class Cubed(AbstractParameterization):
-    """X = theta^3 entrywise, with no closed form registered."""
-
-    @property
-    def matrix_shape(self):
-        return (2, 2)
-
-    def matrix(self, params):
-        return params**3
-
-    def init_params(self, key, scheme):
-        raise NotImplementedError
-
-
-def test_an_unregistered_parameterization_is_told_what_to_use():
-    problem = RecoveryProblem(fm.identity((2, 2)), Cubed(), jnp.zeros(4))
-    params = jnp.asarray(numbers(80, 2, 2))
-    with pytest.raises(UsageError, match=r"no closed form .* registered for Cubed; use Dense\(\), Hutchinson\(\) or"):
-        flatness.hessian_trace(problem, params)
-    # f = (1/4) sum theta^6, so f'' = 7.5 theta^4
-    expected = 7.5 * float(jnp.sum(params**4))
-    np.testing.assert_allclose(float(flatness.hessian_trace(problem, params, flatness.Dense())), expected, rtol=1e-13)
-
-
 def test_the_flattest_point_is_flatter_than_its_neighbours_on_the_fibre():
     par = DeepMatrix((3, 4, 3))
     op = fm.scaled(fm.identity((3, 3)), 3.0)

@@ -28,3 +28,4 @@ from flatmin.flatness.tangent_kernel import tangent_kernel as tangent_kernel
 from flatmin.flatness.trace import hessian_trace as hessian_trace
 from flatmin.flatness.trace import scaled_trace as scaled_trace
 from flatmin.flatness.trace_forms import block_traces as block_traces
+from flatmin.flatness.trace_forms import register_block_traces as register_block_traces

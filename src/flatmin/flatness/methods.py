@@ -16,7 +16,7 @@ from flatmin._core import Estimate, Integer, Outcome, Real, UsageError, is_trace
 from flatmin._core import Key as KeyDomain
 from flatmin.flatness.tangent_kernel import kernel_direction, residual_part_vanishes, stationary_spectrum
 from flatmin.flatness.target import Target
-from flatmin.flatness.trace_forms import block_traces
+from flatmin.flatness.trace_forms import block_traces, has_block_traces
 
 Ends = tuple[str, ...]
 
@@ -54,7 +54,10 @@ class Auto(AbstractMethod):
 
 
 class Exact(AbstractTraceMethod):
-    """The closed form of a RecoveryProblem; valid at every point for traces."""
+    """The closed form of a RecoveryProblem; valid at every point for traces.
+
+    Where its parameterization has none (`register_block_traces`), one Hessian-vector product a parameter, as `Dense()`.
+    """
 
     def blocks(self, target: Target) -> Estimate:
         """The trace of each factor's block."""
@@ -63,12 +66,19 @@ class Exact(AbstractTraceMethod):
                 "method: Exact() needs a RecoveryProblem; use Dense(), Hutchinson() or XTrace() for a loss"
             )
         blocks = _jitted_block_traces(target.problem, target.params)
+        if not has_block_traces(target.problem.parameterization):
+            # |tr E_k| <= sqrt(p) ||E||_F, as for the whole
+            size = target.hessian.size
+            sums = 8 * jnp.finfo(blocks.dtype).eps * jnp.abs(blocks)
+            return _measured(Estimate(blocks, sums, "rounding", "dense", size), size**0.5 * target.hessian.rounding())
         # a sum of non-negative products: n u to first order in the longest sum, times the nesting of the products
         longest = max(*target.problem.measurements.matrix_shape, 4)
         return Estimate(blocks, 50 * longest * jnp.finfo(blocks.dtype).eps * jnp.abs(blocks), "rounding", "closed form")
 
     def trace(self, target: Target, key: Key[Array, ""] | None) -> Estimate:
-        """The sum of the blocks; no product."""
+        """The sum of the blocks; no product where they have a closed form."""
+        if target.problem is not None and not has_block_traces(target.problem.parameterization):
+            return Dense().trace(target, key)
         blocks = self.blocks(target)
         return Estimate(jnp.sum(blocks.value), jnp.sum(blocks.error), "rounding", "closed form")
 

@@ -18,11 +18,16 @@ from flatmin.flatness.methods import (
 )
 from flatmin.flatness.tangent_kernel import residual_part_vanishes
 from flatmin.flatness.target import Loss, Target, target_of
+from flatmin.flatness.trace_forms import has_block_traces
 from flatmin.problems import RecoveryProblem
 
 DENSE_LIMIT = 1000
 """Parameters up to which all products are made: for a trace by the other methods they are 10 times their 100, here
 exact; for the ends of a spectrum Lanczos needs hundreds."""
+
+PRODUCTS_LIMIT = 10_000
+"""Parameters up to which the trace of a problem without a closed form is exact: one product each, of a cheap
+loss."""
 
 SKETCH_LIMIT = 100_000
 """Parameters up to which Hutch++ is the choice; it holds about 130 vectors, Hutchinson a few."""
@@ -62,7 +67,8 @@ def select_method(
         batch: second argument of the loss.
 
     Returns:
-        Traces: `Exact()` for recovery problems, else `Dense()` up to `DENSE_LIMIT` parameters, else
+        Traces: `Exact()` for recovery problems with a closed form, else `Dense()` up to `DENSE_LIMIT` parameters
+        (`PRODUCTS_LIMIT` for the other recovery problems), else
         `HutchPlusPlus()`, and `Hutchinson()` beyond `SKETCH_LIMIT`. Eigenvalues: `TangentKernel()` where the residual
         part of a problem's Hessian vanishes, else `Dense()` for few parameters, else `Lanczos()`.
 
@@ -92,9 +98,9 @@ def resolve(verb: str, method: AbstractMethod | None, target: Target) -> Abstrac
 def _select(verb: str, target: Target) -> AbstractMethod:
     size = target.hessian.size
     if verb == "hessian_trace":
-        if target.problem is not None:
+        if target.problem is not None and has_block_traces(target.problem.parameterization):
             return Exact()
-        if size <= DENSE_LIMIT:
+        if size <= (DENSE_LIMIT if target.problem is None else PRODUCTS_LIMIT):
             return Dense()
         return HutchPlusPlus() if size <= SKETCH_LIMIT else Hutchinson()
     if target.traced:

@@ -1,5 +1,6 @@
 """The tangent kernel `K = J J^T` of the predictions; `(2/m) K` carries the non-zero spectrum where `A*(r) = 0`."""
 
+import functools
 from typing import NamedTuple
 
 import equinox as eqx
@@ -9,10 +10,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from flatmin._core import Estimate, shown_tuple
-from flatmin.flatness.deep_products import normalise, shift, sum_layers
+from flatmin.flatness.deep_products import Scaled, add, normalise, shift, sum_layers
 from flatmin.linalg import extreme_eigenvector, safe_norm
 from flatmin.measurements import kernel_form, moment_matrix
-from flatmin.parameterizations import DeepMatrix, check_params
+from flatmin.parameterizations import DeepMatrix, Sum, check_params
 from flatmin.problems import RecoveryProblem
 
 
@@ -74,17 +75,27 @@ def tangent_kernel(problem: RecoveryProblem, params: PyTree) -> Float[Array, "m 
         params: the point.
 
     Returns:
-        The kernel; for the deep matrix from the Gram forms of the measurements, else from the dense Jacobian.
+        The kernel; for the deep matrix from the Gram forms of the measurements, for a sum the kernels of its parts
+        added, else from the dense Jacobian (memory m p).
     """
     params = check_params(problem.parameterization, params)
-    if isinstance(problem.parameterization, DeepMatrix):
-        return shift(*_scaled_kernel(problem, params))
-    jacobian = _dense_jacobian(problem, params)
-    return jnp.matmul(jacobian, jacobian.T, precision=jax.lax.Precision.HIGHEST)
+    return shift(*_scaled_kernel(problem, params))
 
 
-def _scaled_kernel(problem: RecoveryProblem, params: tuple[Array, ...]) -> tuple[Array, Array]:
+def _scaled_kernel(problem: RecoveryProblem, params: PyTree) -> Scaled:
     """`(K', e)` with `K = 2^e K'` and entries of K' of order one: nothing leaves the range on the way."""
+    parameterization = problem.parameterization
+    if isinstance(parameterization, Sum):
+        parts = zip(parameterization.parts, params, strict=True)
+        kernels = [_scaled_kernel(eqx.tree_at(lambda q: q.parameterization, problem, part), p) for part, p in parts]
+        return functools.reduce(add, kernels)
+    if isinstance(parameterization, DeepMatrix):
+        return _deep_kernel(problem, params)
+    jacobian, size = normalise(_dense_jacobian(problem, params))
+    return jnp.matmul(jacobian, jacobian.T, precision=jax.lax.Precision.HIGHEST), 2 * size
+
+
+def _deep_kernel(problem: RecoveryProblem, params: tuple[Array, ...]) -> Scaled:
     op = problem.measurements
     signs = jnp.where(jnp.arange(op.num_measurements) % 2 == 0, 1, -1).astype(params[0].dtype)
     size = normalise(op.adjoint(signs))[1]  # of the A_i, up to a small factor
@@ -128,12 +139,11 @@ def gauss_newton_spectrum(problem: RecoveryProblem, params: PyTree) -> Float[Arr
         values, vectors = jnp.linalg.eigh(moment_matrix(problem.measurements))
         root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]
         small = root.T @ outer @ root
-    elif isinstance(problem.parameterization, DeepMatrix):
+    elif isinstance(problem.parameterization, DeepMatrix) or m <= sum(x.size for x in jax.tree.leaves(params)):
         small, exponent = _scaled_kernel(problem, params)
-    elif m <= sum(x.size for x in jax.tree.leaves(params)):
-        small = tangent_kernel(problem, params)
     else:
-        jacobian = _dense_jacobian(problem, params)
+        jacobian, size = normalise(_dense_jacobian(problem, params))
+        exponent = 2 * size
         small = jnp.matmul(jacobian.T, jacobian, precision=jax.lax.Precision.HIGHEST)
     small, extra = normalise((small + small.T) / 2)  # the eigensolver loses digits near the ends of the range
     return shift((2 / m) * jnp.linalg.eigvalsh(small), exponent + extra)

@@ -23,7 +23,8 @@ def hessian_trace(
     """Trace of the Hessian of `f = (1/m) sum (<A_i, X> - b_i)^2`, or of any scalar JAX loss.
 
     For the deep matrix `tr H = (2/m) sum_l sum_i ||P_l^T A_i Q_l^T||_F^2` [G, Lemma 2], exact at every point and
-    whatever the residual: the product is linear in each layer. Quadratic networks add their residual term.
+    whatever the residual: the product is linear in each layer. Quadratic networks add their residual term. For a
+    parameterization without a closed form (`register_block_traces`) it is one Hessian-vector product a parameter.
 
     Args:
         problem_or_fn: a recovery problem, or a function params -> scalar (with a batch, (params, batch) -> scalar).
@@ -31,7 +32,7 @@ def hessian_trace(
         method: `Auto()` (default, see `select_method`), `Exact()`, `Dense()`, `Hutchinson(...)` or
             `HutchPlusPlus(...)`.
         key: random key, for the stochastic methods; needed also where `Auto()` chooses one.
-        per_layer: return one value a factor (closed form only).
+        per_layer: return one value a factor of a problem (`Exact()` only).
         batch: arrays that the loss takes as second argument; another batch of the same shapes compiles nothing.
 
     Returns:
@@ -43,6 +44,8 @@ def hessian_trace(
         JobError: where the Hessian is not finite.
     """
     target = target_of(problem_or_fn, params, batch)
+    if per_layer and target.problem is not None and (method is None or isinstance(method, Auto)):
+        method = Exact()
     chosen = resolve("hessian_trace", method, target)
     if not per_layer:
         return finished(chosen.trace(target, key))  # pyright: ignore[reportAttributeAccessIssue]

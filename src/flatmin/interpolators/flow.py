@@ -59,7 +59,7 @@ def follow_trace(
     """The trace flow `dW/dt = -P_T grad tr H(W)` of a problem, from the interpolating point nearest to `params`.
 
     Args:
-        problem: the recovery problem, of any parameterization with a closed form of the trace, in float64.
+        problem: the recovery problem, in float64; slow where its parameterization has no closed form of the trace.
         params: the start; brought to zero loss first, which the result says.
         records: name -> function of the params.
         **options: those of `flatmin.dynamics.trace_flow`.

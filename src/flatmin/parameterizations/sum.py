@@ -33,8 +33,11 @@ class Sum(AbstractParameterization):
 
     def matrix(self, params: PyTree) -> Float[Array, "d1 d2"]:
         """The sum; raises `UsageError` for params of another number, shape or type."""
-        params = check_params(self, params)
-        first, *rest = (part.matrix(p) for part, p in zip(self.parts, params, strict=True))
+        # part by part: where one declares no shapes, the check of the whole looks at this very matrix
+        if not isinstance(params, tuple | list) or len(params) != len(self.parts):
+            count = f"{len(params)}" if isinstance(params, tuple | list) else f"a {type(params).__name__}"
+            raise UsageError(f"params: got {count}, expected {len(self.parts)}, the params of each part of the sum")
+        first, *rest = (part.matrix(check_params(part, p)) for part, p in zip(self.parts, params, strict=True))
         return sum(rest, start=first)
 
     def init_params(self, key: Key[Array, ""], scheme: AbstractScheme) -> tuple[PyTree, ...]:
