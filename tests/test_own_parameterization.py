@@ -90,7 +90,7 @@ CASES = {
         ((array(11, 4, 1), array(12, 4, 2)), array(13, 4, 4)),
     ),
 }
-FAST = {("sum with own", False), ("curved", True)}
+FAST = {("sum with own", False)}
 POINTS = [
     pytest.param(name, interpolate, marks=() if (name, interpolate) in FAST else pytest.mark.long)
     for name in CASES
@@ -155,6 +155,7 @@ def test_more_samples_than_parameters_and_tiny_scales():
     np.testing.assert_allclose(1e180 * flatness.gauss_newton_spectrum(problem, params), expected, rtol=1e-10)
 
 
+@pytest.mark.long
 def test_the_trace_of_an_own_parameterization_differentiates_and_flows():
     problem, params = build("curved", True)
     value = lambda p: jnp.sum(block_traces(problem, p))  # noqa: E731
@@ -162,7 +163,7 @@ def test_the_trace_of_an_own_parameterization_differentiates_and_flows():
     loss = lambda x: problem.loss(back(x))  # noqa: E731
     expected = jax.grad(lambda x: jnp.trace(jax.hessian(loss)(x)))(flat)
     np.testing.assert_allclose(ravel_pytree(jax.grad(value)(params))[0], expected, rtol=1e-10, atol=1e-10)
-    flowed = fm.follow_trace(problem, params, duration=0.01)
+    flowed = fm.follow_trace(problem, params, max_time=0.01)
     assert float(value(flowed.params)) < float(value(params))
     assert float(problem.loss(flowed.params)) < 1e-12
 
