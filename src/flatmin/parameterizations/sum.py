@@ -33,10 +33,12 @@ class Sum(AbstractParameterization):
 
     def matrix(self, params: PyTree) -> Float[Array, "d1 d2"]:
         """The sum; raises `UsageError` for params of another number, shape or type."""
-        # part by part: where one declares no shapes, the check of the whole looks at this very matrix
-        if not isinstance(params, tuple | list) or len(params) != len(self.parts):
-            count = f"{len(params)}" if isinstance(params, tuple | list) else f"a {type(params).__name__}"
-            raise UsageError(f"params: got {count}, expected {len(self.parts)}, the params of each part of the sum")
+        if params_shape(self) is not None:
+            params = check_params(self, params)
+        elif not isinstance(params, tuple | list) or len(params) != len(self.parts):
+            # a part declares nothing, and the check of the whole would ask for this very matrix
+            count = f"{len(params)} factors" if isinstance(params, tuple | list) else f"a {type(params).__name__}"
+            raise UsageError(f"params: got {count}, expected a tuple of the params of all {len(self.parts)} parts")
         first, *rest = (part.matrix(check_params(part, p)) for part, p in zip(self.parts, params, strict=True))
         return sum(rest, start=first)
 
