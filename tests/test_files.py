@@ -194,7 +194,7 @@ def test_names_and_shapes_come_before_values(tmp_path, monkeypatch):
     monkeypatch.setattr("flatmin.datasets.limits.room", lambda: 10**8)
     big = (30_000_000,)
     for shapes, sentence in (
-        ({"junk": big}, "an array named 'junk'|holds 0.2 GB of numbers"),
+        ({"junk": big}, "an array named 'junk'"),
         ({"A": (30_000_000, 1, 1), "b": big}, "holds 0.5 GB of numbers, expected at most 0.1 GB"),
     ):
         path = archive(tmp_path / "bomb.npz", 8 * 30_000_000, **shapes)

@@ -47,10 +47,12 @@ def recover(
     from flatmin.cli._setup import prepare_jax, writable_folder
 
     prepare_jax()
+    from flatmin.datasets.reading import check_source, kind_of
+
+    check_source(file, mask)  # before the solvers are loaded
     from flatmin.cli._background import Tracker, in_background
     from flatmin.cli._tables import print_run, print_values
     from flatmin.datasets import ReadOptions, fingerprint, read_data
-    from flatmin.datasets.reading import kind_of
     from flatmin.experiments import obtain_run, run_id
     from flatmin.experiments.cells import Context, discard_cells
     from flatmin.experiments.recovery import Source, prepare, recovery_experiment, recovery_spec

@@ -1,5 +1,6 @@
 """`.npz` files: matrices or rank-one factors of the measurements, and what was measured."""
 
+import math
 import pathlib
 from collections.abc import Mapping
 
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatmin._core import UsageError, nearest
+from flatmin.datasets.limits import check_room
 from flatmin.datasets.npy import array_shapes, read_arrays
 from flatmin.datasets.recovery_data import RecoveryData, real_numbers
 from flatmin.measurements import AbstractMeasurements, dense, rank_one, symmetric_rank_one
@@ -28,6 +30,25 @@ def read_npz(path: pathlib.Path) -> RecoveryData:
         UsageError: for a file that is no such archive, pickled objects, missing or extra names, shapes that do not
             fit, or values that are not finite real numbers.
     """
+    form = check_npz(path)
+    loaded = read_arrays(path)
+    numbers = {name: real_numbers(f"{path.name}, {name}", array) for name, array in loaded.items()}
+    measurements = _measurements(path.name, form, numbers)
+    return RecoveryData(path.stem, measurements, numbers["b"], numbers.get("truth"))
+
+
+def check_npz(path: pathlib.Path) -> tuple[str, ...]:
+    """The form of the measurements by the headers alone, before a value is read.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Names of the arrays that describe the measurements.
+
+    Raises:
+        UsageError: for missing or extra names, shapes that do not fit, and more numbers than `limits.room` allows.
+    """
     arrays = array_shapes(path)
     unknown = sorted(set(arrays) - set(KNOWN))
     if unknown:
@@ -40,10 +61,9 @@ def read_npz(path: pathlib.Path) -> RecoveryData:
         if name not in arrays:
             raise UsageError(f"{path.name}: got {', '.join(sorted(arrays))}, expected {name} too; add the array {name}")
     _check_shapes(path.name, forms[0], arrays)
-    loaded = read_arrays(path)
-    numbers = {name: real_numbers(f"{path.name}, {name}", array) for name, array in loaded.items()}
-    measurements = _measurements(path.name, forms[0], numbers)
-    return RecoveryData(path.stem, measurements, numbers["b"], numbers.get("truth"))
+    total = 8 * sum(math.prod(shape) for shape in arrays.values())
+    check_room(path.name, total, "give fewer measurements, or rank-one factors left and right")
+    return forms[0]
 
 
 def _check_shapes(name: str, form: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatmin._core import UsageError, check_at_least, nearest, regular_file
-from flatmin.datasets.arrays import read_npz
+from flatmin.datasets.arrays import check_npz, read_npz
 from flatmin.datasets.images import read_image
 from flatmin.datasets.packaged import PACKAGED, load_packaged
 from flatmin.datasets.ratings import load_ratings
@@ -81,6 +81,25 @@ def read_data(source: str, options: ReadOptions | None = None) -> RecoveryData:
     if kind == "image":
         return read_image(path, mask=options.mask, missing=options.missing, seed=options.seed, whole=options.whole)
     return read_table(path, **{name: getattr(options, name) for name in _OPTIONS["table"]})
+
+
+def check_source(source: str, mask: pathlib.Path | None = None) -> None:
+    """Refuse what cannot be read by its name, its kind and its headers; nothing else is read.
+
+    Args:
+        source: a path or the name of a packaged data set.
+        mask: a mask's file.
+
+    Raises:
+        UsageError: for an unknown ending or name, no regular file, and archives whose arrays do not fit.
+    """
+    kind = kind_of(source)
+    if kind != "packaged data":
+        path = existing(source)
+        if kind == "npz archive":
+            check_npz(path)
+    if mask is not None:
+        existing(mask, "mask")
 
 
 def kind_of(source: str) -> str:
@@ -191,4 +210,4 @@ def _refuse_unused(kind: str, options: ReadOptions) -> None:
         raise UsageError(f"{field.name}: applies to {' and '.join(homes)} sources, got a {kind}; {hint}")
 
 
-__all__ = ["DUPLICATES", "ENDINGS", "ReadOptions", "existing", "fingerprint", "kind_of", "read_data"]
+__all__ = ["DUPLICATES", "ENDINGS", "ReadOptions", "check_source", "existing", "fingerprint", "kind_of", "read_data"]
