@@ -524,8 +524,10 @@ def test_lanczos_says_when_it_failed():
     assert top.outcome is Outcome.max_iterations
     assert top.matvecs <= 30
     assert np.min(np.abs(2 * np.asarray(rough) - float(top))) <= float(top.error) < 1e-3
-    with pytest.raises(JobError, match="the Hessian at this point has NaN or infinite products; check the parameters"):
+    with pytest.raises(JobError, match="params: the loss at this point is NaN; check the parameters"):
         flatness.sharpness(lambda p: jnp.sum(p**3), jnp.full(5, jnp.nan), flatness.Lanczos())
+    with pytest.raises(JobError, match="the Hessian at this point has NaN or infinite products; check the parameters"):
+        flatness.sharpness(lambda p: jnp.sum(jnp.abs(p) ** 1.5), jnp.zeros(5), flatness.Lanczos())
 
 
 def test_the_flattest_point_is_flatter_than_its_neighbours_on_the_fibre():

@@ -4,6 +4,7 @@ No number leaves the library without saying how far off it may be: an `Estimate`
 kind of error it is.
 """
 
+import statistics
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import equinox as eqx

@@ -110,8 +110,8 @@ def _select(verb: str, target: Target) -> AbstractMethod:
             f"method: nothing for {size} parameters can be traced within {SPECTRUM_LIMIT}^2 of memory; call {verb} "
             "outside of jit, vmap, grad and records, or pass Dense()"
         )
-    by_kernel = verb in ("sharpness", "spectrum") and target.problem is not None
-    if by_kernel and residual_part_vanishes(target.problem, target.params):
+    kernel = target.problem if verb in ("sharpness", "spectrum") else None
+    if kernel is not None and residual_part_vanishes(kernel, target.params):
         return TangentKernel()
     if verb != "spectrum":
         return Dense() if size <= DENSE_LIMIT else Lanczos()

@@ -52,6 +52,7 @@ def target_of(problem_or_fn: RecoveryProblem | Loss, params: PyTree, batch: PyTr
     Raises:
         UsageError: for what is neither, for parameters that do not belong to the problem or are no real arrays, and
             for a batch beside a problem.
+        JobError: where the loss is NaN.
     """
     refuse_fork()
     if not isinstance(problem_or_fn, RecoveryProblem):
@@ -59,7 +60,11 @@ def target_of(problem_or_fn: RecoveryProblem | Loss, params: PyTree, batch: PyTr
             raise UsageError(f"problem_or_fn: got a {type(problem_or_fn).__name__}, expected its .problem; pass that")
         if not callable(problem_or_fn) and hasattr(problem_or_fn, "loss"):
             problem_or_fn = problem_or_fn.loss
-        return Target(None, linalg.flat_hessian(problem_or_fn, params, batch))
+        target = Target(None, linalg.flat_hessian(problem_or_fn, params, batch))
+        if not target.traced and not is_traced(value := target.hessian.value()) and bool(jnp.isnan(value)):
+            # its derivatives may be numbers all the same, of another branch
+            raise JobError("params: the loss at this point is NaN; check the parameters, or start from another point")
+        return target
     if batch is not None:
         raise UsageError(
             "batch: got one beside a RecoveryProblem, whose samples are its measurements; pass a function of "

@@ -70,8 +70,8 @@ def scaled_trace(problem: RecoveryProblem, params: PyTree) -> Estimate:
     Raises:
         UsageError: for any other parameterization.
     """
-    deep = isinstance(problem, RecoveryProblem) and isinstance(problem.parameterization, DeepMatrix)
-    if not deep or problem.parameterization.depth != 2:
+    parameterization = getattr(problem, "parameterization", None)
+    if not isinstance(parameterization, DeepMatrix) or parameterization.depth != 2:
         raise UsageError("problem: the scaled trace is defined for two factors; use a DeepMatrix of depth 2")
     d1, d2 = problem.measurements.matrix_shape
     blocks = hessian_trace(problem, params, Exact(), per_layer=True)

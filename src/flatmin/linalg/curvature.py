@@ -40,6 +40,10 @@ class FlatHessian(eqx.Module):
         """The floating type of the flat vectors."""
         return jnp.result_type(*jax.tree.leaves(self.params))
 
+    def value(self) -> Float[Array, ""]:
+        """The loss at the point."""
+        return _value(self.fn, self.params, self.batch)
+
     def matvec(self, vector: Float[Array, " p"]) -> Float[Array, " p"]:
         """`H v` by forward over reverse; about four evaluations of `fn`."""
         return _product(self.fn, self.params, self.batch, vector)
@@ -96,6 +100,11 @@ def _last_bit(leaf: Array) -> Array:
 def _widened(leaf: Any) -> Any:
     floating = isinstance(leaf, jax.Array | np.ndarray) and leaf.dtype == np.float32
     return leaf.astype(np.float64) if floating else leaf
+
+
+@compiled
+def _value(fn: Callable[..., Array], params: PyTree, batch: tuple[PyTree, ...]) -> Array:
+    return fn(params, *batch)
 
 
 @compiled

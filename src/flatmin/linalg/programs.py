@@ -20,7 +20,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-KEPT = 16
+KEPT = 8
 """Programs kept: enough for the handful of losses and measures of one script; each holds the arrays it closes over."""
 
 
