@@ -25,6 +25,7 @@ from flatmin.parameterizations import (
     deep_matrix,
 )
 from flatmin.problems import RecoveryProblem
+from flatmin.testing import parameterization_laws
 from registry import PARAMETERIZATIONS, numbers, parameters, tangible
 
 KEY = jax.random.key(11)
@@ -58,18 +59,15 @@ def slow_matrix(par, params):
 
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
-def test_matrix_by_its_definition_jitted_mapped_and_in_both_precisions(name, dtype):
+def test_matrix_by_its_definition_and_the_laws_in_both_precisions(name, dtype):
     par = PARAMETERIZATIONS[name]((3, 3))
-    batch = [parameters(par, seed, dtype) for seed in range(3)]
-    expected = np.stack([slow_matrix(par, p) for p in batch])
-    scale = np.max(np.abs(expected))
-    eager = np.stack([par.matrix(p) for p in batch])
-    mapped = jax.jit(jax.vmap(par.matrix))(jax.tree.map(lambda *x: jnp.stack(x), *batch))
-    for got in (eager, mapped):
+    for seed in range(3):
+        params = parameters(par, seed, dtype)
+        expected, got = slow_matrix(par, params), par.matrix(params)
         assert got.dtype == dtype
-        assert got.shape == (3, *par.matrix_shape)
-        np.testing.assert_allclose(got, expected, rtol=0, atol=100 * float(jnp.finfo(dtype).eps) * scale)
-    assert jax.tree.unflatten(*reversed(jax.tree.flatten(par))) == par
+        scale = 100 * float(jnp.finfo(dtype).eps) * np.max(np.abs(expected))
+        np.testing.assert_allclose(got, expected, rtol=0, atol=scale)
+    parameterization_laws(par, params, key=KEY)
 
 
 @pytest.mark.parametrize("widths", WIDTHS)

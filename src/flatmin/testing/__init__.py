@@ -1,3 +1,5 @@
 """Laws that a class of one's own has to keep; each raises `AssertionError` with the law that is broken."""
 
+from flatmin.testing.measurements import measurement_laws as measurement_laws
+from flatmin.testing.parameterizations import parameterization_laws as parameterization_laws
 from flatmin.testing.rules import rule_laws as rule_laws
