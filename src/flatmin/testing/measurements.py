@@ -103,7 +103,7 @@ def ask(op: AbstractMeasurements, g: dict[str, jax.Array], indices: jax.Array) -
         out["twist_gram"] = fm.twist_gram(op, g["N"])
     few = fm.take(op, indices)
     out["take: forward"] = few.forward(g["X"])
-    out["take: adjoint"] = few.adjoint(jnp.resize(g["y"], len(indices)))
+    out["take: adjoint"] = few.adjoint(jnp.resize(g["y"], (len(indices),)))
     out["take: gram_form"] = fm.gram_form(few, S, T)
     return out
 
