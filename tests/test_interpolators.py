@@ -17,7 +17,7 @@ from flatmin.interpolators import _newton, regulariser, rip_estimate, single_mea
 from flatmin.interpolators._chain import Chain, _dense_hessian, _Point, gap_bound, minimise_chain
 from flatmin.interpolators._lanczos import smallest_eigenvalue
 from flatmin.interpolators._model import At, Model, flatten, product, unflatten
-from flatmin.interpolators._newton import escape, minimise_at_width
+from flatmin.interpolators._newton import _best_side, escape, minimise_at_width
 from flatmin.interpolators.bounds import attainable, lower_bound
 from flatmin.measurements import bilinear_gaussian, dense, entries, gaussian, identity, regression, scaled
 from flatmin.parameterizations import DeepMatrix, Gaussian, Hadamard, deep_matrix
@@ -418,7 +418,11 @@ def deep():
 
 def test_the_flattest_satisfies_both_orders_in_the_problems_own_widths(deep):
     problem, found = deep
-    assert found.outcome is Outcome.converged
+    # the lower end beyond depth 2 is not sharp: a minimum, but not proven to be the lowest
+    assert found.outcome is Outcome.local_minimum
+    assert found.gap > 1e-3
+    assert "certified" not in found.outcome.value
+    assert found.raise_if_failed() is found
     assert found.loss < 1e-16
     assert found.stationarity < 1e-10
     assert found.curvature > 0
@@ -583,3 +587,24 @@ def test_an_interval_wider_than_asked_for_is_no_convergence():
     op, M = gaussian(jax.random.key(4), 5, (3, 4)), matrix(2, (3, 4))
     assert induced_regulariser(op, M, 3).outcome is Outcome.converged
     assert induced_regulariser(op, M, 3, tolerance=1e-18).outcome is Outcome.stalled
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_one_measurement_of_a_flat_matrix_reaches_its_closed_form(seed):
+    """Gram matrices of a side that no measurement sees are singular; the closed form is met, and that proves it."""
+    rng = np.random.default_rng(seed)
+    A, b = rng.standard_normal((2, 3)), rng.standard_normal(1)
+    problem = RecoveryProblem(dense(jnp.asarray(A[None])), deep_matrix((2, 3), 3), jnp.asarray(b))
+    calls = []
+    found = flattest(problem, key=KEY(0), starts=("nuclear", "random"), progress=lambda *at: calls.append(at))
+    assert found.trace == pytest.approx(float(single_measurement_flattest(jnp.asarray(A), b[0], 3)), rel=1e-6)
+    assert found.outcome is Outcome.converged
+    assert calls == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_a_side_that_nothing_sees_stays_as_it_is():
+    before = np.array([0.6, 0.8])
+    np.testing.assert_array_equal(_best_side(np.ones(2), np.zeros((3, 2, 2)), np.ones(3), before), before)
+    flat = np.stack([np.diag([1.0, 0.0])] * 3)
+    found = _best_side(np.array([1.0, 0.0]), flat, np.ones(3), before)
+    np.testing.assert_allclose(np.abs(found), [1, 0], atol=1e-12)

@@ -6,10 +6,11 @@ import enum
 class Outcome(enum.Enum):
     """How a solver or a training run ended.
 
-    Only `converged` and `completed` are successes; the value of each member is its sentence.
+    `converged`, `local_minimum` and `completed` are successes; the value of each member is its sentence.
     """
 
-    converged = "the requested tolerance was reached and certified"
+    converged = "the requested tolerance was reached"
+    local_minimum = "stationary to the requested tolerance; that no other point is lower was not proven"
     completed = "all requested steps were done"
     max_iterations = "the iteration limit was reached before the tolerance; raise max_iterations or loosen tolerance"
     stalled = "no further progress is possible in this precision; loosen tolerance or rescale the data"
@@ -24,4 +25,4 @@ class Outcome(enum.Enum):
     @property
     def success(self) -> bool:
         """Whether the result is what was asked for."""
-        return self in (Outcome.converged, Outcome.completed)
+        return self in (Outcome.converged, Outcome.local_minimum, Outcome.completed)

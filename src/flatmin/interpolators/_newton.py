@@ -14,6 +14,8 @@ RANK_TOLERANCE = 1e-9  # singular values of the Jacobian below this share of the
 GAUGE_TOLERANCE = 1e-8  # eigenvalues of the Hessian below this share of the largest count as zero
 SWEEPS, ATTEMPTS = 100, 6  # of the search for a further rank-one term
 FLOOR, MOST = 1e-6, 1e9
+SINGULAR = 1e-14  # eigenvalues of a Gram matrix below this share of the largest are raised to it
+TINY = 1e-300  # keeps a division by a vanishing norm finite
 DENSE_LIMIT = 1500  # parameters up to which the Hessian is formed
 GAUGE_LIMIT = 20_000_000  # numbers up to which a basis of the symmetry is made
 CONJUGATE_STEPS = 400  # a Newton step
@@ -379,7 +381,7 @@ def escape(model: Model, result: NewtonResult, rng: np.random.Generator) -> tupl
     pull = (result.multipliers @ model.rows).reshape(model.shape)
     rho, kappa = at.rho[:-1], at.kappa[1:]
     weights = [np.linalg.eigh(np.sum(x, axis=0)) for x in (rho, kappa)]
-    inverse = [(v / np.sqrt(np.maximum(w, 1e-14 * w[-1]))) @ v.T for w, v in weights]
+    inverse = [(v / np.sqrt(np.maximum(w, SINGULAR * w[-1] + TINY))) @ v.T for w, v in weights]
     U, _, Vt = np.linalg.svd(inverse[0] @ pull @ inverse[1])
     guesses = [inverse[1] @ Vt[j] for j in range(min(ATTEMPTS, len(Vt)))]
     guesses += [rng.standard_normal(model.shape[1]) for _ in range(ATTEMPTS)]
@@ -399,12 +401,17 @@ def escape(model: Model, result: NewtonResult, rng: np.random.Generator) -> tupl
 
 
 def _best_side(target: np.ndarray, grams: np.ndarray, others: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """A fixed-point step for `max a . g / sum_l sqrt(a^T rho_l a o_l)`: reweighted least squares."""
-    sizes = np.sqrt(np.maximum(np.einsum("a,lab,b->l", before, grams, before), 1e-300))
-    matrix = np.einsum("l,lab->ab", np.sqrt(np.maximum(others, 0)) / sizes, grams)
-    matrix += 1e-14 * np.trace(matrix) * np.eye(len(matrix))
-    a = np.linalg.solve(matrix, target)
-    return a / max(np.linalg.norm(a), 1e-300)
+    """A fixed-point step for `max a . g / sum_l sqrt(a^T rho_l a o_l)`: reweighted least squares.
+
+    Where no Gram matrix sees a side, there is nothing to weigh by, and the side stays as it is.
+    """
+    sizes = np.sqrt(np.maximum(np.einsum("a,lab,b->l", before, grams, before), TINY))
+    values, vectors = np.linalg.eigh(np.einsum("l,lab->ab", np.sqrt(np.maximum(others, 0)) / sizes, grams))
+    if not values[-1] > 0:
+        return before
+    a = vectors @ ((vectors.T @ target) / np.maximum(values, SINGULAR * values[-1]))
+    length = np.linalg.norm(a)
+    return a / length if np.isfinite(length) and length > 0 else before
 
 
 def _with_channel(at: At, rho: np.ndarray, kappa: np.ndarray, a: np.ndarray, b: np.ndarray, share: float) -> Layers:
@@ -412,7 +419,7 @@ def _with_channel(at: At, rho: np.ndarray, kappa: np.ndarray, a: np.ndarray, b: 
     ups = np.einsum("a,lab,b->l", a, rho, a)
     downs = np.einsum("a,lab,b->l", b, kappa, b)
     # where the measurements do not see the channel yet, its cost is of higher order: any moderate balance will do
-    ups, downs = np.maximum(ups, FLOOR * ups.max()), np.maximum(downs, FLOOR * downs.max())
+    ups, downs = (np.maximum(x, FLOOR * x.max() if x.max() > 0 else 1.0) for x in (ups, downs))
     t = np.sqrt(size) * (downs / ups) ** 0.25  # t_1 .. t_{L-1}
     W = list(at.factors)
     layers = [np.vstack([W[0], (size / t[0]) * b])]

@@ -1,7 +1,7 @@
 """The flattest interpolating parameters of a recovery problem, computed directly."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import jax
@@ -38,6 +38,7 @@ JACOBIAN_LIMIT = 50_000_000  # numbers of the Jacobian up to which it is
 RANK_SHARE = 3e-4  # singular values below this share of the largest are taken for zero at the end of the flow
 NOISE = 1e-2  # how far starts are moved off the low-rank factors, relative to their size
 UNATTAINABLE = 1e-9
+PROVEN = 1e-6  # relative distance of the trace from its proven lower end at which it is the smallest
 ESCAPE = 1e-7  # a further rank-one term is tried where it pays by more than this share
 
 Layers = tuple[Float[Array, "_ _"], ...]
@@ -97,7 +98,8 @@ class FlattestSolution(Result):
         kernel_rank: rank of the Jacobian of the residuals at the solution (inner width).
         dependent_measurements: measurements that depend linearly on others.
         misfit: `||b - A A^+ b|| / ||b||` of the given targets; above rounding only with `fit="least-squares"`.
-        outcome: `converged`, `saddle`, `stalled` or `max_iterations`.
+        outcome: `converged` (the trace meets its proven lower end: nothing is flatter), `local_minimum` (stationary, no
+            descent was found, that nothing is flatter was not proven), `saddle`, `stalled` or `max_iterations`.
         method: how the best start was finished.
     """
 
@@ -147,6 +149,7 @@ def flattest(
     tolerance: float = 1e-10,
     fit: Literal["exact", "least-squares"] = "exact",
     rip: bool = False,
+    progress: Callable[[int, int], object] | None = None,
     throw: bool = False,
 ) -> FlattestSolution:
     """Minimise `tr H(W)` over all W with `A(W_L ... W_1) = b`.
@@ -163,7 +166,8 @@ def flattest(
         tolerance: of the stationarity.
         fit: `"exact"`, or `"least-squares"`: put the nearest attainable targets in the place of the given ones.
         rip: also estimate what the restricted isometry property would say (a search, and a convex solve).
-        throw: raise on any outcome but `converged`.
+        progress: called as `progress(done, starts)` before the first start and after each.
+        throw: raise on any outcome that is not a success.
 
     Returns:
         The best parameters found, and the conditions that they satisfy.
@@ -198,11 +202,15 @@ def flattest(
     model = Model(op, np.asarray(targets)) if fits(op) else None
     keys = jax.random.split(key, len(starts) + 2)
     ends, counts = [], 0
-    for start, start_key in zip(starts, keys, strict=False):
+    for done, (start, start_key) in enumerate(zip(starts, keys, strict=False)):
+        if progress is not None:
+            progress(done, len(starts))
         name = start if isinstance(start, str) else "given"
         if name == "random":
             name, counts = f"random {counts}", counts + 1
         ends.append(_descend(problem, model, start, name, start_key, tolerance, dependent))
+    if progress is not None:
+        progress(len(starts), len(starts))
     if not any(end is not None for end in ends):
         raise UsageError(
             "starts: none could be made, D_out or D_in has no inverse in this precision (a row or a column is seen too "
@@ -253,12 +261,8 @@ def _descend(
     if best is None:
         flow = follow_trace(problem, flow.params, rtol=1e-2, tolerance=1e-6, max_steps=400)
         M = np.linalg.svd(np.asarray(problem.matrix(flow.params)), compute_uv=False)
-        stationarity, trace, rank, outcome = (
-            flow.stationarity,
-            float(flow.trace[-1]),
-            int(np.sum(1e-10 * M[0] < M)),
-            flow.outcome,
-        )
+        stationarity, trace, outcome = flow.stationarity, float(flow.trace[-1]), flow.outcome
+        rank = int(np.sum(1e-10 * M[0] < M))
         outcome = Outcome.converged if stationarity <= tolerance else Outcome.stalled if outcome.success else outcome
     else:
         stationarity, trace, rank, outcome = best.stationarity, best.trace, best.factors[0].shape[0], best.outcome
@@ -397,16 +401,15 @@ def _conclude(
         "starts": tuple(e.start for e in ends),
         "dependent_measurements": dependent,
         "misfit": misfit,
-        "outcome": best.start.outcome,
+        "outcome": _proven(best.start, bound),
         "stationarity": best.start.stationarity,
         "trace": best.start.trace,
         "escape_ratio": best.ratio,
     }
     if newton is None:
-        loss = float(problem.loss(best.params))
         solution = FlattestSolution(
             best.params,
-            loss=loss,
+            loss=float(problem.loss(best.params)),
             curvature=np.nan,
             curvature_error=np.nan,
             zero_modes=0,
@@ -427,6 +430,12 @@ def _conclude(
             **common,
         )
     return solution.raise_if_failed() if throw else solution
+
+
+def _proven(start: Start, bound: LowerBound) -> Outcome:
+    """What is known of the best start: the smallest of all, or a local minimum."""
+    meets = bound.kind != "none" and start.trace - bound.value <= PROVEN * abs(start.trace)
+    return Outcome.local_minimum if start.outcome is Outcome.converged and not meets else start.outcome
 
 
 def _lift(factors: Layers, network: DeepMatrix, key: Key[Array, ""]) -> Layers:
