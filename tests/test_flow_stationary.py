@@ -6,16 +6,13 @@ import numpy as np
 import pytest
 
 from flatmin import JobError, Outcome
-from flatmin._core import FunctionObjective
 from flatmin.dynamics import _stationarity, gradient_flow
 
 TURN = np.linalg.qr(np.random.default_rng(0).normal(size=(2, 2)))[0]
 
 
 def flow(loss, start, **options):
-    return gradient_flow(
-        FunctionObjective(loss), jnp.asarray(start), max_steps=options.pop("max_steps", 4000), **options
-    )
+    return gradient_flow(loss, jnp.asarray(start), **{"max_steps": 4000} | options)
 
 
 def stiff(condition, dtype=float):

@@ -546,8 +546,9 @@ def test_wrong_requests_are_refused():
         UsageError, match=r"got Hadamard, expected a deep matrix .* solve\s+flatmin.solvers.flat_program"
     ):
         flattest(sparse, key=KEY(0))
-    with pytest.raises(UsageError, match=r"hidden width 2 .* below min"):
-        DeepMatrix((4, 2, 5))
+    narrow = RecoveryProblem(gaussian(KEY(1), 6, (5, 4)), DeepMatrix((4, 2, 5)), jnp.ones(6))
+    with pytest.raises(UsageError, match=r"got widths \(4, 2, 5\), expected hidden widths of at least 4"):
+        flattest(narrow, key=KEY(0))
 
 
 def test_measurements_of_small_size_are_independent_and_attained():

@@ -25,13 +25,13 @@ from flatmin._core import (
     Result,
     Shown,
     UsageError,
-    check_finite,
+    as_objective,
     choose,
 )
 from flatmin._core.display import number
 from flatmin._core.forks import refuse_fork
 from flatmin.dynamics._base import float_dtype
-from flatmin.dynamics._run import strong
+from flatmin.dynamics._params import moving
 from flatmin.dynamics._stationarity import Ends, ends_of
 from flatmin.dynamics.record import whole
 
@@ -267,7 +267,7 @@ def _measure(fn: Callable[[PyTree], PyTree], floats: PyTree, rest: PyTree) -> Py
 
 
 def gradient_flow(
-    objective: AbstractObjective,
+    objective: AbstractObjective | Callable[[PyTree], Array],
     params: PyTree,
     *,
     max_time: float = math.inf,
@@ -294,7 +294,7 @@ def gradient_flow(
     has `converged`. A flow that passes a saddle closer than the tolerance stops there; a lower tolerance goes further.
 
     Args:
-        objective: what to descend; its full loss is used.
+        objective: what to descend: a loss of the params, or an objective, whose full loss is used.
         params: initial point, any pytree; its floating point arrays move.
         max_time: where to stop at the latest; without one, `max_steps` ends a flow that does not settle.
         tolerance: of stationarity; default the square root of the precision (1.5e-8 in float64). 0 goes on to
@@ -321,13 +321,8 @@ def gradient_flow(
         JobError: if `throw` and the flow neither converged nor completed.
     """
     refuse_fork()
-    params = strong(params)
+    objective, params = as_objective(objective), moving(params)
     floats, rest = eqx.partition(params, eqx.is_inexact_array)
-    leaves = jax.tree_util.tree_leaves_with_path(floats)
-    if not leaves:
-        raise UsageError("params: got no floating point array, expected at least one to move")
-    for place, leaf in leaves:
-        check_finite(f"params{jax.tree_util.keystr(place)}", leaf)
     choose("solver", solver, SOLVERS)
     eps = float(jnp.finfo(float_dtype(floats)).eps)
     least = eps**0.5 if tolerance is None else _in_range("tolerance", tolerance, 0, 1)

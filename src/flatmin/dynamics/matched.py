@@ -37,7 +37,7 @@ class MatchedRuns(Shown):
 
 
 def descent_beside_flow(
-    objective: AbstractObjective,
+    objective: AbstractObjective | Callable[..., Any],
     params: PyTree,
     *,
     learning_rate: float,
@@ -48,7 +48,7 @@ def descent_beside_flow(
     """Run gradient descent and gradient flow from one point and compare them at matched times.
 
     Args:
-        objective: what to descend.
+        objective: what to descend: a loss of the params, or an objective.
         params: initial point.
         learning_rate: eta.
         steps: steps of gradient descent at which to compare; 0 is added.

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from flatmin._core import Outcome, Result, UsageError, check_finite, check_positive, choose
+from flatmin._core import Outcome, Result, UsageError, check_positive, choose
 from flatmin._core.display import number
 from flatmin._core.forks import refuse_fork
 from flatmin.dynamics._chebyshev import MOST_STAGES, stable_radius
+from flatmin.dynamics._params import moving
 from flatmin.dynamics._trace_walker import LOSS_LIMIT, Walker, value_of
 from flatmin.dynamics.flow import FlowHistory
 from flatmin.dynamics.record import whole
@@ -153,8 +154,8 @@ def trace_flow(
     stops = [float(t) for t in save_at]
     if any(b <= a for a, b in zip([0.0, *stops], stops, strict=False)) or (stops and stops[-1] > max_time):
         raise UsageError(f"save_at: got {stops[:4]}, expected increasing positive times up to max_time = {max_time}")
+    params = moving(params)
     for leaf in jax.tree.leaves(params):
-        check_finite("params", leaf)
         if leaf.dtype != jnp.float64:
             raise UsageError(
                 f"params: got {leaf.dtype}, expected float64; call jax.config.update('jax_enable_x64', True) first"
