@@ -238,23 +238,26 @@ MISTAKES = {
     ),
     "targets": (lambda: RecoveryProblem(OP, PAR, jnp.zeros(5)), r"targets: got shape \(5,\), expected \(6,\)"),
     "targets nan": (lambda: RecoveryProblem(OP, PAR, jnp.full(6, jnp.nan)), r"targets: got 6 value\(s\) that are NaN"),
-    "noise": (lambda: planted(KEY, OP, PAR, jnp.zeros((2, 3)), -0.1), "noise: got -0.1, expected a value >= 0"),
+    "noise": (
+        lambda: planted(KEY, OP, PAR, jnp.zeros((2, 3)), -0.1),
+        r"noise: got \-0\.1, expected a finite number >= 0",
+    ),
     "noise nan": (
         lambda: planted(KEY, OP, PAR, jnp.zeros((2, 3)), float("nan")),
-        "noise: got nan, expected a value >= 0",
+        r"noise: got nan, expected a finite number >= 0",
     ),
     "rank": (lambda: low_rank_matrix(KEY, (3, 4), 4), r"rank: got 4, expected 1 <= rank <= min\(d1, d2\) = 3"),
-    "rank zero": (lambda: matrix_sensing(KEY, (3, 4), 0, 5), "rank: got 0, expected 1 <= rank"),
+    "rank zero": (lambda: matrix_sensing(KEY, (3, 4), 0, 5), r"rank: got 0, expected an integer >= 1"),
     "ensemble": (
         lambda: matrix_sensing(KEY, (3, 4), 1, 5, ensemble="gausian"),
         r"ensemble: 'gausian' is not known; did you mean 'gaussian'\? \(bernoulli, bilinear, gaussian\)",
     ),
-    "m": (lambda: matrix_sensing(KEY, (3, 4), 1, 0), "num_measurements: got 0, expected a value >= 1"),
+    "m": (lambda: matrix_sensing(KEY, (3, 4), 1, 0), r"num_measurements: got 0, expected an integer >= 1"),
     "sensing noise": (lambda: matrix_sensing(KEY, (3, 4), 1, 5, noise=-1.0), "noise: got -1.0"),
     "width": (lambda: matrix_sensing(KEY, (3, 4), 1, 5, width=2), "hidden width 2"),
     "fraction": (
         lambda: matrix_completion(KEY, (3, 4), 1, 1.5),
-        r"fraction: got 1.5, expected a probability in \(0, 1\]",
+        r"fraction: got 1\.5, expected a finite number > 0 and <= 1",
     ),
     "every entry wrong": (
         lambda: robust_pca(KEY, (3, 4), 1, 1.0),
@@ -278,12 +281,12 @@ MISTAKES = {
     "nothing seen": (lambda: matrix_completion(KEY, (2, 2), 1, 1e-9), r"rows: got no entries \(m = 0\)"),
     "samples": (
         lambda: quadratic_network(KEY, 3, 0, positive=1, negative=0),
-        "num_samples: got 0, expected a value >= 1",
+        r"num_samples: got 0, expected an integer >= 1",
     ),
     "units": (lambda: quadratic_network(KEY, 3, 4, positive=0, negative=0), "at least one unit"),
     "regression rows": (
         lambda: deep_linear_regression(jnp.ones((4, 2)), jnp.ones(3), depth=2),
-        r"inputs, outputs: got shapes \(4, 2\) and \(3,\), expected \(n, d\) and \(n,\) or \(n, q\)",
+        r"outputs: got shape \(3,\), expected \(4,\), as `inputs` has n",
     ),
     "regression tensor": (
         lambda: deep_linear_regression(jnp.ones((4, 2)), jnp.ones((4, 1, 1)), depth=2),
@@ -296,7 +299,7 @@ MISTAKES = {
     ),
     "regression targets": (
         lambda: deep_linear_regression(jnp.ones((2, 2)), jnp.array([1.0, jnp.nan]), depth=1),
-        r"targets: got 1 value\(s\) that are NaN or infinite, the first at index \(1,\)",
+        r"outputs: got 1 value\(s\) that are NaN or infinite, the first",
     ),
 }
 

@@ -109,7 +109,7 @@ def test_a_covariance_is_compared_with_the_smallest_one():
 MISTAKES = {
     "not symmetric": (
         lambda: diagnose_quadratic(OP, B, TRUTH.at[0, 1].add(1.0)),
-        "matrix: got a matrix that is not",
+        r"matrix: got a matrix that differs from its transpose by 1,",
     ),
     "shape": (lambda: diagnose_quadratic(OP, B, TRUTH[:5, :5]), r"matrix: got shape \(5, 5\), expected \(6, 6\)"),
     "zero": (lambda: diagnose_quadratic(OP, B, 0 * TRUTH), "matrix: got a zero matrix, expected a solution"),

@@ -131,7 +131,10 @@ def test_statements_are_indexed():
     [
         (lambda: theory.population_regulariser(1.0, 0, (2, 2)), "depth: got 0"),
         (lambda: theory.rip_nuclear_ratio(1, 0.1), "depth: got 1"),
-        (lambda: theory.single_measurement_minimiser(jnp.eye(2), jnp.eye(3), 2), "expected equal square matrices"),
+        (
+            lambda: theory.single_measurement_minimiser(jnp.eye(2), jnp.eye(3), 2),
+            "matrix: got shape .3, 3., expected .2, 2.",
+        ),
     ],
 )
 def test_errors(call, sentence):

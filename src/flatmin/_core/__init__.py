@@ -2,6 +2,7 @@
 
 from flatmin._core.array_domains import Indices as Indices
 from flatmin._core.array_domains import Key as Key
+from flatmin._core.array_domains import Numbers as Numbers
 from flatmin._core.array_domains import Parameters as Parameters
 from flatmin._core.array_domains import RealArray as RealArray
 from flatmin._core.certificates import Certificate as Certificate

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from flatmin._core.domains import LARGEST, UNREADABLE, Domain, Sizes, kind_of, scalar
+from flatmin._core.domains import LARGEST, UNREADABLE, Domain, Real, Sizes, kind_of, scalar
 from flatmin._core.errors import UsageError
 
 
@@ -26,6 +26,7 @@ class RealArray(Domain):
         host: whether NumPy arrays are wanted, not JAX's.
         symmetric: whether the matrix must equal its transpose, to rounding.
         semidefinite: whether the symmetric matrix must have no negative eigenvalue, to rounding.
+        definite: whether all its eigenvalues must be positive, beyond rounding.
         nonempty: whether at least one entry is needed.
     """
 
@@ -40,16 +41,26 @@ class RealArray(Domain):
         host: bool = False,
         symmetric: bool = False,
         semidefinite: bool = False,
+        definite: bool = False,
         nonempty: bool = False,
     ) -> None:
         self.axes = None if axes is None else tuple(axes.split())
         self.low, self.above, self.high, self.finite, self.host = low, above, high, finite, host
-        self.symmetric, self.semidefinite = symmetric or semidefinite, semidefinite
+        self.semidefinite, self.definite = semidefinite or definite, definite
+        self.symmetric = symmetric or self.semidefinite
         self.nonempty = nonempty
 
     def expected(self) -> str:
         """`a symmetric array of finite real numbers of shape (d1, d1)`."""
-        quality = "positive semidefinite " if self.semidefinite else "symmetric " if self.symmetric else ""
+        quality = (
+            "positive definite "
+            if self.definite
+            else "positive semidefinite "
+            if self.semidefinite
+            else "symmetric "
+            if self.symmetric
+            else ""
+        )
         numbers = "finite real numbers" if self.finite else "real numbers"
         if self.low > -math.inf:
             numbers += f" {'>' if self.above else '>='} {self.low:g}"
@@ -98,16 +109,46 @@ class RealArray(Domain):
     def _check_symmetric(self, argument: str, values: np.ndarray) -> None:
         eps = float(np.finfo(values.dtype).eps)
         size = float(np.abs(values).max(initial=0.0))
-        # sums of k products differ from their mirror images by about k eps of the largest entry
-        allowed = 8 * len(values) * eps * size
+        # computed matrices are symmetric to the tolerance of what computed them; half of the digits is not chance
+        allowed = eps**0.5 * size
         gap = float(np.abs(values - values.T).max(initial=0.0))
         if gap > allowed:
             raise UsageError(
                 f"{argument}: got a matrix that differs from its transpose by {gap:.3g}, expected {self.expected()}; "
                 "pass (A + A.T) / 2"
             )
-        if self.semidefinite and values.size and (least := float(np.linalg.eigvalsh(values)[0])) < -allowed:
-            raise UsageError(f"{argument}: got an eigenvalue {least:.3g}, expected {self.expected()}")
+        if self.semidefinite and values.size:
+            least = float(np.linalg.eigvalsh(values)[0])
+            if least < -allowed or (self.definite and least <= len(values) * eps * size):
+                raise UsageError(f"{argument}: got an eigenvalue {least:.3g}, expected {self.expected()}")
+
+
+class Numbers(Domain):
+    """A number of an interval, or an array of such numbers of any shape, for functions that work entry by entry."""
+
+    def __init__(self, one: Real, *, undefined: bool = False) -> None:
+        self.one, self.undefined = one, undefined
+
+    def expected(self) -> str:
+        """`a finite number >= 0, or an array of such`."""
+        return f"{self.one.expected()}{', NaN for undefined' * self.undefined}, or an array of such"
+
+    def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
+        """The number or the array."""
+        number = scalar(value)
+        if isinstance(number, int | float):
+            if not self.one.contains(number) and not (self.undefined and number != number):
+                raise self.refuse(argument, value)
+            return value if isinstance(value, jax.Array) else float(number)
+        array = as_array(self, argument, value)
+        if kind_of(array.dtype) not in "fi":
+            raise self.refuse(argument, value)
+        array = _floating(array, host=False)
+        if not isinstance(array, Tracer):
+            for entry in np.asarray(array, dtype=float).ravel():
+                if not self.one.contains(entry) and not (self.undefined and np.isnan(entry)):
+                    raise UsageError(f"{argument}: got an entry {entry:.6g}, expected {self.expected()}")
+        return array
 
 
 class Indices(Domain):
@@ -139,7 +180,8 @@ class Indices(Domain):
         least = self.least if self.least is not None else -LARGEST
         if values.size and (int(values.min()) < least or int(values.max()) > most):
             bad = int(values.min()) if int(values.min()) < least else int(values.max())
-            raise UsageError(f"{argument}: got {bad}, expected {self.expected()}, each at most {most}")
+            limit = f", each at most {most}" if bad > most else ""
+            raise UsageError(f"{argument}: got {bad}, expected {self.expected()}{limit}")
         return array if self.host or isinstance(array, jax.Array) else jnp.asarray(_native(array))
 
 
@@ -181,11 +223,10 @@ class Parameters(Domain):
     def _leaf(self, argument: str, leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and kind_of(leaf.dtype) == "f":
             return leaf
-        number = scalar(leaf)
-        if number is None and not isinstance(leaf, np.ndarray | jax.Array):
+        if not isinstance(scalar(leaf), float | Tracer) and not isinstance(leaf, np.ndarray):
             raise self.refuse(argument, leaf, " in the tree")
         array = as_array(self, argument, leaf)
-        if kind_of(array.dtype) not in "fi":
+        if kind_of(array.dtype) != "f":
             raise self.refuse(argument, leaf, " in the tree")
         return _floating(array, host=False)
 
@@ -260,20 +301,22 @@ def _check_shape(
     names = axes
     if "..." in axes:
         at = axes.index("...")
-        if len(shape) < len(axes) - 1:
-            raise domain.refuse(argument, value)
         names = (*axes[:at], *("_",) * (len(shape) - len(axes) + 1), *axes[at + 1 :])
-    if len(shape) != len(names):
-        raise domain.refuse(argument, array if array.ndim else value)
-    for name, size in zip(names, shape, strict=True):
-        if name.isdigit():
-            if int(name) != size:
-                raise domain.refuse(argument, array)
-        elif name.isidentifier() and not name.startswith("_"):
-            known, origin = sizes.setdefault(name, (size, argument))
-            if known != size:
-                other = f" as `{origin}` has" if origin != argument else ""
-                raise UsageError(
-                    f"{argument}: got shape {shape}, expected shape ({', '.join(names)}{',' * (len(names) == 1)}) with "
-                    f"{name} = {known}{other}"
-                )
+    fits, origins, wanted = len(shape) == len(names), set(), []
+    if not fits and not shape:
+        raise domain.refuse(argument, value)
+    for at, name in enumerate(names if fits else axes):
+        size = shape[at] if fits else None
+        known, origin = (int(name), argument) if name.isdigit() else sizes.get(name, (size, argument))
+        if fits and name.isidentifier() and not name.startswith("_"):
+            sizes.setdefault(name, (shape[at], argument))
+        if known is not None and known != size and not name.startswith("_"):
+            fits = False
+            if origin != argument:
+                origins.add(f"`{origin}` has {name} = {known}")
+        wanted.append(name if known is None or (known == size and origin == argument) else str(known))
+    if not fits:
+        because = ", as " + " and ".join(sorted(origins)) if origins else ""
+        raise UsageError(
+            f"{argument}: got shape {shape}, expected ({', '.join(wanted)}{',' * (len(wanted) == 1)}){because}"
+        )

@@ -353,7 +353,7 @@ class SequenceOf(Domain):
             raise self.refuse(argument, value)
         if (self.count is not None and len(items) != self.count) or len(items) < self.least:
             raise self.refuse(argument, value)
-        accepted = tuple(self.inner.accept(f"{argument}[{i}]", item, sizes) for i, item in enumerate(items))
+        accepted = tuple(self.inner.accept(argument, item, sizes) for item in items)
         for name, size in zip(self.names, accepted, strict=False):
             sizes.setdefault(name, (size, argument))
         return accepted

@@ -3,23 +3,19 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flatmin._core import UsageError, check_finite, check_shape, require_float64
+from flatmin._core import UsageError, require_float64
 from flatmin.measurements import AbstractMeasurements
 
 
-def checked(
+def prepared(
     measurements: AbstractMeasurements, targets: Float[Array, " m"], matrix: Float[Array, "d1 d2"]
 ) -> tuple[Float[Array, " m"], Float[Array, "d1 d2"], Float[Array, ""]]:
     """Targets and matrix as arrays, and the Frobenius norm of the matrix.
 
     Raises:
-        UsageError: for shapes that do not fit, numbers that are not finite, single precision, or a zero matrix.
+        UsageError: for single precision or a zero matrix.
     """
-    matrix, targets = jnp.asarray(matrix), jnp.asarray(targets)
-    check_shape("matrix", matrix, measurements.matrix_shape)
-    check_shape("targets", targets, (measurements.num_measurements,))
     require_float64("diagnose", matrix, targets)
-    check_finite("matrix", matrix)
     size = jnp.linalg.norm(matrix)
     if not bool(size > 0):
         raise UsageError("matrix: got a zero matrix, expected a solution with something to diagnose")

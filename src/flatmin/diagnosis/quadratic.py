@@ -4,9 +4,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flatmin._core import Outcome, Result, Solution, UsageError, check_shape
+from flatmin._core import Optional, Outcome, RealArray, Result, SequenceOf, Solution, UsageError, check_shape, checked
 from flatmin._core.display import number
-from flatmin.diagnosis._shared import checked, effective_rank, relative_distance
+from flatmin.diagnosis._shared import effective_rank, prepared, relative_distance
 from flatmin.measurements import AbstractMeasurements, symmetrised
 from flatmin.solvers import MinSymmetricNuclearNorm, MinTrace, solve
 from flatmin.theory.ding2022 import (
@@ -66,6 +66,7 @@ class QuadraticDiagnosis(Result, eqx.Module):
         return self.trace / self.smallest_trace - 1
 
 
+@checked(matrix=RealArray("d d", symmetric=True), units=Optional(SequenceOf(RealArray("_ _"), 2)))
 def diagnose_quadratic(
     measurements: AbstractMeasurements,
     targets: Float[Array, " m"],
@@ -93,7 +94,7 @@ def diagnose_quadratic(
             is not symmetric, units that do not make it, or a singular D.
         JobError: if the programme of smallest norm could not be solved.
     """
-    targets, matrix, size = checked(measurements, targets, matrix)
+    targets, matrix, size = prepared(measurements, targets, matrix)
     op = symmetrised(measurements)
     if not bool(jnp.linalg.norm(matrix - matrix.T) <= 1e-10 * size):
         raise UsageError("matrix: got a matrix that is not symmetric; pass (M + M.T) / 2")

@@ -4,9 +4,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flatmin._core import Outcome, Result, Solution, UsageError, check_shape
+from flatmin._core import Optional, Outcome, RealArray, Result, SequenceOf, Solution, UsageError, check_shape, checked
 from flatmin._core.display import number
-from flatmin.diagnosis._shared import checked, effective_rank, relative_distance
+from flatmin.diagnosis._shared import effective_rank, prepared, relative_distance
 from flatmin.measurements import AbstractMeasurements
 from flatmin.solvers import MinNuclearNorm, solve
 from flatmin.theory.ding2022 import (
@@ -65,6 +65,7 @@ class Diagnosis(Result, eqx.Module):
         return self.scaled_trace / self.smallest_scaled_trace - 1
 
 
+@checked(factors=Optional(SequenceOf(RealArray("_ _"), 2)))
 def diagnose(
     measurements: AbstractMeasurements,
     targets: Float[Array, " m"],
@@ -90,7 +91,7 @@ def diagnose(
             that do not multiply to it, or a singular D_1 or D_2.
         JobError: if the nuclear-norm programme could not be solved.
     """
-    targets, matrix, size = checked(measurements, targets, matrix)
+    targets, matrix, size = prepared(measurements, targets, matrix)
     if factors is None:
         factors = flat_factors(measurements, matrix, min(measurements.matrix_shape), rank_tolerance=1e-13)
     L, R = factors

@@ -65,7 +65,15 @@ def hyperparameter(value: Any) -> Any:
 
     Returns:
         A float array; schedules and `None` unchanged.
+
+    Raises:
+        UsageError: for a function, or anything else that is no real number.
     """
+    if callable(value) and not isinstance(value, AbstractSchedule):
+        raise UsageError(
+            f"hyperparameter: got {getattr(value, '__name__', type(value).__name__)}, a function, expected a number or "
+            "a schedule of flatmin.dynamics; schedules of optax go with OptaxRule"
+        )
     return value if value is None or isinstance(value, AbstractSchedule) else _floats(value)
 
 

@@ -18,11 +18,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from flatmin import linalg
-from flatmin._core import Estimate, UsageError, check_at_least
+from flatmin._core import Estimate, UsageError, check_at_least, checked
 from flatmin.flatness.tangent_kernel import tangent_kernel
 from flatmin.problems import RecoveryProblem
 
 
+@checked()
 def sgd_stability_threshold(
     problem: RecoveryProblem,
     params: PyTree,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from flatmin._core import UsageError
+from flatmin._core import UsageError, checked
 from flatmin.flatness.deep_products import deep_layer_traces, shift
 from flatmin.measurements import entry_gram, row_gram, symmetrised
 from flatmin.parameterizations import (
@@ -31,6 +31,7 @@ Form = Callable[[RecoveryProblem, PyTree], Array]
 CHUNK = 16  # Hessian-vector products side by side: memory of so many, at nearly the speed of more
 
 
+@checked()
 def block_traces(problem: RecoveryProblem, params: PyTree) -> Float[Array, " blocks"]:
     """Trace of the diagonal block of the Hessian of each factor, exact at every point.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from flatmin._core import UsageError, check_at_least, shown_tuple
+from flatmin._core import Integer, Real, UsageError, check_at_least, checked, shown_tuple
 from flatmin.measurements import (
     AbstractMeasurements,
     col_gram,
@@ -50,6 +50,7 @@ class RipEstimate(NamedTuple):
     delta: float
 
 
+@checked(target=Real())
 def single_measurement_flattest(measurement: Float[Array, "d1 d2"], target: ArrayLike, depth: int) -> Float[Array, ""]:
     """`min { tr H : <A, W_L ... W_1> = b } = 2 L |b|^{2-2/L} (sum_j s_j^{-2/(L-2)})^{-(L-2)/L}`, s_j > 0 those of A.
 
@@ -81,6 +82,7 @@ def single_measurement_flattest(measurement: Float[Array, "d1 d2"], target: Arra
     return 2 * depth * jnp.abs(jnp.asarray(target)) ** (2 - 2 / depth) * weight
 
 
+@checked(depth=Integer(2))
 def lower_bound(measurements: AbstractMeasurements, targets: Float[Array, " m"], depth: int) -> LowerBound:
     """The best proven lower end of the smallest trace at zero loss.
 
@@ -117,6 +119,7 @@ def lower_bound(measurements: AbstractMeasurements, targets: Float[Array, " m"],
     return LowerBound(value, "single measurements") if value > 0 else LowerBound(0.0, "none")
 
 
+@checked()
 def rip_estimate(
     measurements: AbstractMeasurements, targets: Float[Array, " m"], depth: int, key: Key[Array, ""]
 ) -> RipEstimate:

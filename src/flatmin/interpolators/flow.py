@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from flatmin._core import UsageError
+from flatmin._core import Real, UsageError, checked
 from flatmin.dynamics import TraceFlowResult, trace_flow
 from flatmin.flatness import block_traces
 from flatmin.measurements import AbstractMeasurements, DenseMeasurements, MomentMeasurements, with_moments
@@ -34,6 +34,7 @@ def with_kept_moments(measurements: AbstractMeasurements) -> AbstractMeasurement
     return with_moments(measurements, fourth=fourth)
 
 
+@checked(steps=Real(0), noise=Real(0))
 def label_noise_time(steps: float, learning_rate: float, noise: float, batch_size: int) -> float:
     """`t = steps eta^2 sigma^2 / (2B)`: the time of the trace flow that so many steps of label-noise SGD take.
 

@@ -10,13 +10,17 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from flatmin._core import (
+    Optional,
     Outcome,
+    Real,
+    RealArray,
     Result,
     UsageError,
     as_real,
     check_finite,
     check_positive,
     check_shape,
+    checked,
     require_float64,
 )
 from flatmin._core.display import number
@@ -115,6 +119,7 @@ class InducedRegulariser(Result):
         return tuple(lifted)
 
 
+@checked(tolerance=Real(0, above=True), rank_tolerance=Optional(Real(0, 1, below=True)))
 def induced_regulariser(
     measurements: AbstractMeasurements,
     matrix: Float[Array, "d_L d_0"],
@@ -271,6 +276,7 @@ def _mean_of_single(op: AbstractMeasurements, M: np.ndarray, depth: int) -> floa
     return float(np.mean(single_measurement_values(op, M, depth, slack=10.0)))
 
 
+@checked(M=RealArray("d1 d2", host=True), slack=Real(0))
 def single_measurement_values(
     op: AbstractMeasurements, M: np.ndarray, depth: int, *, slack: float = 0.0
 ) -> Float[np.ndarray, " m"]:

@@ -10,12 +10,15 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from flatmin._core import (
+    Free,
     Outcome,
+    Real,
     Result,
     Shown,
     UsageError,
     check_at_least,
     check_positive,
+    checked,
     choose,
     require_float64,
 )
@@ -141,6 +144,7 @@ class FlattestSolution(Result):
         return (self.trace - self.lower) / self.trace if self.trace > 0 else 0.0
 
 
+@checked(starts=Free("a name or factors each: the solver says which"), tolerance=Real(0, above=True))
 def flattest(
     problem: RecoveryProblem,
     *,

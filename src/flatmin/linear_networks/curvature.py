@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flatmin._core import UsageError, check_at_least
+from flatmin._core import Integer, UsageError, check_at_least, checked
 from flatmin.linear_networks._compiled import compiled
 from flatmin.linear_networks._gradients import Moments, Samples, device_data, loss_of, step
 from flatmin.linear_networks.data import RegressionData
@@ -67,6 +67,7 @@ def _sides(layers: list[np.ndarray], trained: int) -> tuple[list[np.ndarray], li
     return left[::-1][:trained], right[:trained]
 
 
+@checked()
 def minimiser_sharpness(network: Network, data: RegressionData, weights: Weights) -> np.ndarray:
     """`S = 2 lambda_max(Sigma^{1/2} T Sigma^{1/2})`, the sharpness at least-squares minimisers; O(L d^3) a run.
 
@@ -100,6 +101,7 @@ def _extremes(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return lowest, highest
 
 
+@checked()
 def hessian_ends(network: Network, data: RegressionData, weights: Weights) -> HessianEnds:
     """Both ends of the full Hessian at any point, dense and in float64.
 
@@ -223,6 +225,7 @@ def dense_hessians(network: Network, data: RegressionData, weights: Weights) -> 
     return np.asarray(_hessians(network, device_data(network, data, jnp.float64), weights))
 
 
+@checked(matvecs=Integer(2))
 def lanczos_ends(
     network: Network, data: RegressionData, weights: Weights, *, key: Key[Array, ""], matvecs: int = 20
 ) -> HessianEnds:

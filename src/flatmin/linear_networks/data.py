@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import ArrayLike
 
-from flatmin._core import UsageError, check_finite
+from flatmin._core import RealArray, UsageError, check_finite, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,7 @@ class RegressionData:
         return float(np.linalg.norm(self.solution))
 
 
+@checked(inputs=RealArray("n d", host=True, nonempty=True), outputs=RealArray("n", host=True))
 def regression_data(inputs: ArrayLike, outputs: ArrayLike) -> RegressionData:
     """The data of `f(w) = (1/n) ||X w - y||^2`.
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from flatmin._core import UsageError, check_at_least, check_positive
+from flatmin._core import Integer, Numbers, Real, SequenceOf, UsageError, check_at_least, check_positive, checked
 from flatmin.linear_networks._compiled import advance, compiler_options, measure
 from flatmin.linear_networks._gradients import device_data
 from flatmin.linear_networks.data import RegressionData
@@ -61,6 +61,12 @@ class Descent:
         return self.diverged_at >= 0
 
 
+@checked(
+    learning_rate=Numbers(Real(0, above=True)),
+    steps=Numbers(Real(0)),
+    record_at=SequenceOf(Integer(0)),
+    loss_bound=Real(0, above=True),
+)
 def descend(
     network: Network,
     data: RegressionData,

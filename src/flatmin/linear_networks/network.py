@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from flatmin._core import UsageError, check_at_least, choose, require_float64
+from flatmin._core import Optional, RealArray, UsageError, check_at_least, checked, choose, require_float64
 
 Form = Literal["mlp", "residual"]
 Activation = Literal["identity", "gelu", "relu", "tanh"]
 
 
+@checked()
 class Weights(eqx.Module):
     """Weights of many runs; the run is the last axis. Stored so that the equal layers are one array.
 
@@ -44,6 +45,7 @@ class Weights(eqx.Module):
         return tuple(layer[..., run] for layer in self.layers)
 
 
+@checked(output_vector=Optional(RealArray("dimension", host=True)))
 class Network(eqx.Module):
     """A network with one output: `W_L .. W_1 x`, `p^T W_L .. W_1 x`, or an MLP with an activation [M, Sec 2, 5].
 

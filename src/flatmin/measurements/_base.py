@@ -43,9 +43,10 @@ class AbstractMeasurements(Shown, eqx.Module):
         """`A*(y) = sum_i y_i A_i`, shape (d1, d2)."""
 
     def named_sizes(self) -> dict[str, int]:
-        """The axes that arguments beside measurements must share: `d1`, `d2` and `m`."""
+        """The axes that arguments beside measurements must share; `d_L`, `d_0` and `d` (if square) name the same."""
         d1, d2 = self.matrix_shape
-        return {"d1": d1, "d2": d2, "m": self.num_measurements}
+        square = {"d": d1} if d1 == d2 else {}
+        return {"d1": d1, "d2": d2, "m": self.num_measurements} | {"d_L": d1, "d_0": d2} | square
 
 
 def check_matrix(op: AbstractMeasurements, matrix: Any) -> Float[Array, "d1 d2"]:

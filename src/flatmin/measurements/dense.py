@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from flatmin._core import UsageError, as_real, check_at_least, check_finite, check_shape
+from flatmin._core.checked import checked
 from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights, pick
 from flatmin.measurements._generic import (
     HIGHEST,
@@ -114,6 +115,7 @@ def _draw(
     return jax.lax.fori_loop(0, -(-count // size), body, jnp.zeros(shape, dtype))
 
 
+@checked()
 def gaussian(
     key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: DTypeLike | None = None
 ) -> DenseMeasurements:
@@ -135,6 +137,7 @@ def gaussian(
     return DenseMeasurements(_draw(jax.random.normal, key, shape, dtype or default_dtype()))
 
 
+@checked()
 def bernoulli(
     key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: DTypeLike | None = None
 ) -> DenseMeasurements:

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from flatmin._core import UsageError, check_at_least, check_shape, is_traced
+from flatmin._core.array_domains import Indices
+from flatmin._core.checked import checked
 from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights, outside
 from flatmin.measurements._generic import (
     HIGHEST,
@@ -78,6 +80,7 @@ def _check_range(name: str, index: Array, size: int) -> None:
         )
 
 
+@checked(rows=Indices("m"), cols=Indices("m"))
 def entries(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[int, int]) -> EntryMeasurements:
     """Measurements of the entries `(rows[i], cols[i])`.
 

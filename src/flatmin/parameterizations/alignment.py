@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from flatmin._core import checked
 from flatmin.parameterizations.params import check_factors
 
 Grams = tuple[Float[Array, "_ _"], ...]
 
 
+@checked()
 def balance_sides(params: PyTree) -> tuple[Grams, Grams]:
     """`W_{l+1}^T W_{l+1}` and `W_l W_l^T`, l = 1..L-1: their difference is conserved by gradient flow.
 
@@ -34,6 +36,7 @@ def balance_sides(params: PyTree) -> tuple[Grams, Grams]:
     return tuple(product(W.T, W) for W in params[1:]), tuple(product(W, W.T) for W in params[:-1])
 
 
+@checked()
 def balancedness(params: PyTree) -> Grams:
     """`W_{l+1}^T W_{l+1} - W_l W_l^T`, l = 1..L-1; all zero for balanced factors.
 
@@ -47,6 +50,7 @@ def balancedness(params: PyTree) -> Grams:
     return tuple(a - b for a, b in zip(upper, lower, strict=True))
 
 
+@checked()
 def stable_ranks(params: PyTree) -> Float[Array, " L"]:
     """`||W_l||_F^2 / ||W_l||_2^2` of every factor: 1 for rank one, at most the rank.
 
@@ -59,6 +63,7 @@ def stable_ranks(params: PyTree) -> Float[Array, " L"]:
     return jnp.stack([_stable_rank(jnp.linalg.svd(W, compute_uv=False)) for W in check_factors(params)])
 
 
+@checked()
 def rank_one_distances(params: PyTree) -> Float[Array, " L"]:
     """`min { ||W_l - R||_F : rank R <= 1 } / ||W_l||_F`, that is `(sum_{j>1} s_j^2 / sum_j s_j^2)^{1/2}`.
 
@@ -71,6 +76,7 @@ def rank_one_distances(params: PyTree) -> Float[Array, " L"]:
     return jnp.stack([_rank_one_distance(jnp.linalg.svd(W, compute_uv=False)) for W in check_factors(params)])
 
 
+@checked()
 def neighbour_cosines(params: PyTree) -> Float[Array, " pairs"]:
     """`|<u_l, v_{l+1}>|`: top left singular vector of `W_l` against top right singular vector of `W_{l+1}`.
 
@@ -84,6 +90,7 @@ def neighbour_cosines(params: PyTree) -> Float[Array, " pairs"]:
     return alignment(params)["neighbour_cosines"]
 
 
+@checked()
 def alignment(params: PyTree) -> dict[str, Array]:
     """All three measures by one singular value decomposition a factor.
 

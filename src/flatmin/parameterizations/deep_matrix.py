@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from flatmin._core import UsageError, check_shape, is_traced
+from flatmin._core import UsageError, check_shape, checked, is_traced
 from flatmin.parameterizations._base import AbstractParameterization, unknown_scheme
 from flatmin.parameterizations.params import check_params, params_shape, shapes
 from flatmin.parameterizations.schemes import (
@@ -23,6 +23,7 @@ SCAN_DEPTH = 16  # from this depth on, equal hidden layers are scanned
 Layers = tuple[Float[Array, "_ _"], ...]
 
 
+@checked()
 class DeepMatrix(AbstractParameterization):
     """`E(W) = W_L ... W_1` with `W_l` of shape `(d_l, d_{l-1})`; params are the tuple `(W_1, ..., W_L)`.
 
@@ -84,6 +85,7 @@ class DeepMatrix(AbstractParameterization):
                 product = layer @ product
         return product
 
+    @checked()
     def init_params(self, key: Key[Array, ""], scheme: AbstractScheme) -> Layers:
         """Factors by `Gaussian`, `Small`, `Orthogonal`, `Residual`, `Balanced` or `Flattest`.
 
@@ -154,6 +156,7 @@ def _(parameterization: DeepMatrix):
     return shapes(*parameterization.layer_shapes)
 
 
+@checked()
 def deep_matrix(matrix_shape: tuple[int, int], depth: int, width: int | None = None) -> DeepMatrix:
     """A deep factorisation with equal hidden widths.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from flatmin._core import UsageError, check_shape
+from flatmin._core import UsageError, check_shape, checked
 from flatmin.parameterizations._base import AbstractParameterization, unknown_scheme
 from flatmin.parameterizations.params import check_params, params_shape, shapes
 from flatmin.parameterizations.schemes import AbstractScheme, Balanced, Gaussian, Small
@@ -15,6 +15,7 @@ from flatmin.parameterizations.schemes import AbstractScheme, Balanced, Gaussian
 Factors = tuple[Float[Array, "d1 d2"], ...]
 
 
+@checked()
 class Hadamard(AbstractParameterization):
     """`X = v_1 o v_2 o ... o v_k`, entrywise; params are the tuple `(v_1, ..., v_k)` [D, Sec 5].
 
@@ -42,6 +43,7 @@ class Hadamard(AbstractParameterization):
         params = check_params(self, params)
         return functools.reduce(jnp.multiply, params)
 
+    @checked()
     def init_params(self, key: Key[Array, ""], scheme: AbstractScheme) -> Factors:
         """Factors by `Gaussian`, `Small` (here the same as Gaussian) or `Balanced`.
 

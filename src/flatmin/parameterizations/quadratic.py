@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from flatmin._core import UsageError, check_shape
+from flatmin._core import UsageError, check_shape, checked
 from flatmin.parameterizations._base import AbstractParameterization, unknown_scheme
 from flatmin.parameterizations.params import check_params, params_shape, shapes
 from flatmin.parameterizations.schemes import AbstractScheme, Balanced, Gaussian, Small
@@ -13,6 +13,7 @@ from flatmin.parameterizations.schemes import AbstractScheme, Balanced, Gaussian
 Units = tuple[Float[Array, "d k1"], Float[Array, "d k2"]]
 
 
+@checked()
 class Quadratic(AbstractParameterization):
     """`M = U_1 U_1^T - U_2 U_2^T`; params are `(U_1, U_2)` of shapes (d, k1), (d, k2) [D, Sec 3].
 
@@ -45,6 +46,7 @@ class Quadratic(AbstractParameterization):
         plus, minus = check_params(self, params)
         return plus @ plus.T - minus @ minus.T
 
+    @checked()
     def init_params(self, key: Key[Array, ""], scheme: AbstractScheme) -> Units:
         """Units by `Gaussian`, `Small` (fan-in normalised) or `Balanced` (from the eigenvalues of a symmetric matrix).
 

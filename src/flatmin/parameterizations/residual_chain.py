@@ -4,13 +4,14 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from flatmin._core import UsageError, check_finite
+from flatmin._core import UsageError, check_finite, checked
 from flatmin.parameterizations._base import AbstractParameterization, unknown_scheme
 from flatmin.parameterizations.deep_matrix import DeepMatrix, Layers
 from flatmin.parameterizations.params import check_params, params_shape, shapes
 from flatmin.parameterizations.schemes import AbstractScheme, Gaussian, Orthogonal, Residual, Small
 
 
+@checked()
 class ResidualChain(AbstractParameterization):
     """`X = P W_L ... W_1` with trained square layers and a fixed readout P; one output: `p^T W_L .. W_1` [M, Sec 4].
 
@@ -42,6 +43,7 @@ class ResidualChain(AbstractParameterization):
             product = product @ layer
         return product
 
+    @checked()
     def init_params(self, key: Key[Array, ""], scheme: AbstractScheme) -> Layers:
         """Square layers by `Residual`, `Gaussian`, `Small` or `Orthogonal`.
 
@@ -67,6 +69,7 @@ def _(parameterization: ResidualChain):
     return shapes(*((d, d),) * parameterization.depth)
 
 
+@checked()
 def residual_chain(
     matrix_shape: tuple[int, int], depth: int, readout: Float[Array, "..."] | None = None
 ) -> ResidualChain:

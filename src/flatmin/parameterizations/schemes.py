@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from flatmin._core import UsageError, check_finite, check_positive
+from flatmin._core import Real, UsageError, check_finite, check_positive, checked
 
 
 class AbstractScheme(eqx.Module):
@@ -15,6 +15,7 @@ def _number(value: ScalarLike) -> Float[Array, ""]:
     return jnp.asarray(value, dtype=jnp.result_type(float))
 
 
+@checked(scale=Real(0, above=True))
 class Gaussian(AbstractScheme):
     """Independent entries `N(0, scale^2)`; [G, Sec 7] has scale `d^{-1/2}`, [M, Sec 5] scale s.
 
@@ -28,6 +29,7 @@ class Gaussian(AbstractScheme):
         check_positive("scale", self.scale)
 
 
+@checked(scale=Real(0, above=True))
 class Small(AbstractScheme):
     """`scale` times the fan-in normalised Gaussian `N(0, 1/d_in)`: each factor has spectral norm of order `scale`.
 
@@ -41,6 +43,7 @@ class Small(AbstractScheme):
         check_positive("scale", self.scale)
 
 
+@checked(gain=Real(0, above=True))
 class Orthogonal(AbstractScheme):
     """Factors with orthonormal rows or columns (Haar), times `gain`.
 
@@ -54,6 +57,7 @@ class Orthogonal(AbstractScheme):
         check_positive("gain", self.gain)
 
 
+@checked(scale=Real(0))
 class Residual(AbstractScheme):
     """`W_l = I + (scale / sqrt(L d)) N_l`, d the fan-in [M, Sec 4]; rectangular layers take the rectangular identity.
 
@@ -72,6 +76,7 @@ def _checked_matrix(matrix: Float[Array, "d1 d2"]) -> Float[Array, "d1 d2"]:
     return matrix
 
 
+@checked()
 class Balanced(AbstractScheme):
     """The balanced factors of a given matrix: equal singular values `s_j^{1/L}` in every factor.
 
@@ -82,6 +87,7 @@ class Balanced(AbstractScheme):
     matrix: Float[Array, "d1 d2"] = eqx.field(converter=_checked_matrix)
 
 
+@checked()
 class Flattest(AbstractScheme):
     """The factors of a given matrix with the smallest population Hessian trace [G, Lemma 4].
 

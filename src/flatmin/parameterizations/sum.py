@@ -4,12 +4,13 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, Key, PyTree
 
-from flatmin._core import UsageError
+from flatmin._core import Instance, SequenceOf, UsageError, checked
 from flatmin.parameterizations._base import AbstractParameterization, unknown_scheme
 from flatmin.parameterizations.params import check_params, params_shape
 from flatmin.parameterizations.schemes import AbstractScheme, Balanced, Flattest
 
 
+@checked(parts=SequenceOf(Instance(AbstractParameterization), least=1))
 class Sum(AbstractParameterization):
     """`X = X_1(p_1) + X_2(p_2) + ...`; params are the tuple `(p_1, p_2, ...)`.
 
@@ -42,6 +43,7 @@ class Sum(AbstractParameterization):
         first, *rest = (part.matrix(check_params(part, p)) for part, p in zip(self.parts, params, strict=True))
         return sum(rest, start=first)
 
+    @checked()
     def init_params(self, key: Key[Array, ""], scheme: AbstractScheme) -> tuple[PyTree, ...]:
         """Every part by the same scheme, with its own key.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from flatmin._core import AbstractObjective, Indices, UsageError, as_real, check_finite, choose
+from flatmin._core import AbstractObjective, Indices, UsageError, as_real, check_finite, checked, choose
 from flatmin.measurements import pick
 from flatmin.parameterizations import AbstractScheme, DeepMatrix, check_params
 from flatmin.problems.recovery import check_shift
@@ -16,6 +16,7 @@ Activation = Literal["gelu", "relu", "tanh"]
 _FUNCTIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu, "tanh": jnp.tanh}
 
 
+@checked()
 class ActivatedRegression(AbstractObjective):
     """`f(W) = (1/(n q)) ||Y - net(X)||^2`, `net(x) = W_L act(W_{L-1} .. act(W_1 x))`; every sum of squares a mean.
 
@@ -70,6 +71,7 @@ class ActivatedRegression(AbstractObjective):
         return jnp.mean(residual**2)
 
 
+@checked()
 def activated_regression(
     inputs: Float[Array, "n d"],
     outputs: Float[Array, "n ..."],

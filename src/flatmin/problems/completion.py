@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, ScalarLike
 
-from flatmin._core import UsageError, check_at_least, check_positive, check_shape
+from flatmin._core import Optional, Real, RealArray, UsageError, check_at_least, check_positive, check_shape, checked
 from flatmin.measurements import AbstractMeasurements, entries
 from flatmin.parameterizations import deep_matrix
 from flatmin.problems.planted import PlantedProblem, low_rank_matrix, planted
 
 
+@checked(row_weights=Optional(RealArray("d1", low=0)), col_weights=Optional(RealArray("d2", low=0)))
 def matrix_completion(
     key: Key[Array, ""],
     matrix_shape: tuple[int, int],
@@ -68,6 +69,7 @@ def matrix_completion(
     return planted(noise_key, op, deep_matrix(matrix_shape, depth), truth, noise, held_out=test)
 
 
+@checked(exponent=Real())
 def power_law(size: int, exponent: float) -> Float[Array, " d"]:
     """Popularities `1, 2^-a, 3^-a, ...`: weights for `matrix_completion`.
 

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, ScalarLike
 
-from flatmin._core import UsageError, check_positive
+from flatmin._core import Real, UsageError, check_positive, checked
 from flatmin.measurements import entries, identity
 from flatmin.parameterizations import Hadamard, Sum, deep_matrix
 from flatmin.problems.completion import unseen_entries
 from flatmin.problems.planted import PlantedProblem, low_rank_matrix, planted
 
 
+@checked(outliers=Real(0, 1))
 def robust_pca(
     key: Key[Array, ""],
     matrix_shape: tuple[int, int],

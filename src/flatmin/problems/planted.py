@@ -5,12 +5,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree, ScalarLike
 
-from flatmin._core import Shown, UsageError, check_at_least, check_shape, is_traced
+from flatmin._core import Optional, Real, Shown, UsageError, check_at_least, check_shape, checked, is_traced
 from flatmin.measurements import AbstractMeasurements
 from flatmin.parameterizations import AbstractParameterization
 from flatmin.problems.recovery import RecoveryProblem
 
 
+@checked()
 class PlantedProblem(Shown, eqx.Module):
     """A recovery problem and the matrix that made its targets.
 
@@ -49,6 +50,7 @@ class PlantedProblem(Shown, eqx.Module):
         return jnp.linalg.norm(matrix - self.truth) / jnp.linalg.norm(self.truth)
 
 
+@checked(norm=Optional(Real(0, above=True)))
 def low_rank_matrix(
     key: Key[Array, ""], matrix_shape: tuple[int, int], rank: int, norm: float | None = 1.0
 ) -> Float[Array, "d1 d2"]:
@@ -74,6 +76,7 @@ def low_rank_matrix(
     return matrix if norm is None else matrix * (norm / jnp.linalg.norm(matrix))
 
 
+@checked()
 def planted(
     key: Key[Array, ""],
     measurements: AbstractMeasurements,

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, ScalarLike
 
-from flatmin._core import check_at_least
+from flatmin._core import Integer, Optional, SequenceOf, check_at_least, checked
 from flatmin.measurements import symmetric_rank_one
 from flatmin.parameterizations import Quadratic
 from flatmin.problems.planted import PlantedProblem, planted
 
 
+@checked(units=Optional(SequenceOf(Integer(0), 2)))
 def quadratic_network(
     key: Key[Array, ""],
     dimension: int,
@@ -57,6 +58,7 @@ def quadratic_network(
     return planted(noise_key, measurements, student, truth, noise, held_out=test)
 
 
+@checked()
 def covariance_estimation(
     key: Key[Array, ""],
     dimension: int,
@@ -89,6 +91,7 @@ def covariance_estimation(
     )
 
 
+@checked()
 def phase_retrieval(
     key: Key[Array, ""],
     dimension: int,

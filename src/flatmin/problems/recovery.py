@@ -6,11 +6,12 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from flatmin._core import AbstractObjective, Shown, UsageError, as_real, check_finite, check_shape
+from flatmin._core import AbstractObjective, RealArray, Shown, UsageError, as_real, check_finite, check_shape, checked
 from flatmin.measurements import AbstractMeasurements, pick, take
 from flatmin.parameterizations import AbstractParameterization, check_params
 
 
+@checked(targets=RealArray("m"))
 class RecoveryProblem(Shown, AbstractObjective):
     """`f(params) = (1/m) sum_i (<A_i, X(params)> - b_i)^2` (mean of squares, no 1/2).
 

@@ -3,12 +3,13 @@
 import jax
 from jaxtyping import Array, Key, ScalarLike
 
-from flatmin._core import check_at_least, choose
+from flatmin._core import check_at_least, checked, choose
 from flatmin.measurements import bernoulli, bilinear_gaussian, gaussian
 from flatmin.parameterizations import deep_matrix
 from flatmin.problems.planted import PlantedProblem, low_rank_matrix, planted
 
 
+@checked()
 def matrix_sensing(
     key: Key[Array, ""],
     matrix_shape: tuple[int, int],
@@ -50,6 +51,7 @@ def matrix_sensing(
     return planted(noise_key, measurements, deep_matrix(matrix_shape, depth, width), truth, noise, held_out=test)
 
 
+@checked()
 def bilinear_sensing(
     key: Key[Array, ""],
     matrix_shape: tuple[int, int],

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, ScalarLike
 
-from flatmin._core import UsageError, check_at_least
+from flatmin._core import UsageError, check_at_least, checked
 from flatmin.measurements import gaussian
 from flatmin.parameterizations import Hadamard
 from flatmin.problems.planted import PlantedProblem, planted
 
 
+@checked()
 def sparse_recovery(
     key: Key[Array, ""],
     dimension: int,

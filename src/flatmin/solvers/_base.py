@@ -14,11 +14,13 @@ import jax
 from jaxtyping import Array, Float
 
 from flatmin._core import (
+    Real,
     Solution,
     UsageError,
     check_finite,
     check_positive,
     check_shape,
+    checked,
     is_traced,
     require_float64,
 )
@@ -119,6 +121,7 @@ class Auto(AbstractMethod):
         return select_method(program).run(program, tolerance, max_iterations, start)
 
 
+@checked()
 @functools.singledispatch
 def select_method(program: AbstractProgram) -> AbstractMethod:
     """The method that `Auto` would use; nothing is run.
@@ -140,6 +143,7 @@ def select_method(program: AbstractProgram) -> AbstractMethod:
 _AUTO = Auto()
 
 
+@checked(tolerance=Real(0, above=True))
 def solve(
     program: AbstractProgram,
     method: AbstractMethod = _AUTO,

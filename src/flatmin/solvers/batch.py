@@ -9,7 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from flatmin._core import Certificate, Outcome, Solution, UsageError, check_positive
+from flatmin._core import (
+    Certificate,
+    Optional,
+    Outcome,
+    Real,
+    RealArray,
+    SequenceOf,
+    Solution,
+    UsageError,
+    check_positive,
+    checked,
+)
 from flatmin._core.forks import refuse_fork
 from flatmin._core.threads import blas_threads
 from flatmin.solvers._base import AbstractProgram
@@ -26,6 +37,7 @@ from flatmin.solvers.misfits import Exact
 from flatmin.solvers.pursuit import Pursuit, pursue
 
 
+@checked(tolerance=Real(0, above=True), below=Optional(SequenceOf(Real(infinite=True))))
 def solve_batch(
     programs: Sequence[AbstractProgram],
     *,
@@ -149,6 +161,7 @@ def _spectral(program: AbstractProgram) -> tuple[Plain, Spectral]:
     return plain, Spectral(symmetric=one_sided or isinstance(plain.gauge, SymmetricNuclear), one_sided=one_sided)
 
 
+@checked(matrix=RealArray("d1 d2"))
 def value_on_host(program: AbstractProgram, matrix: ArrayLike) -> float:
     """`N(X)` of a programme that `solve_batch` takes, without a compilation for its size.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flatmin._core import Certificate, Certified, Outcome, as_real, check_finite, check_shape, require_float64
+from flatmin._core import Certificate, Certified, Outcome, as_real, check_finite, check_shape, checked, require_float64
 from flatmin.solvers._base import AbstractProgram, check_program
 from flatmin.solvers._gauges import Nuclear
 from flatmin.solvers._reweighted import gram_diagonal
@@ -44,6 +44,7 @@ class CertifiedPoint(Certified):
     method: str = "certify"
 
 
+@checked()
 def certify(program: AbstractProgram, matrix: Float[Array, "d1 d2"], dual: Float[Array, " m"]) -> CertifiedPoint:
     """Turn any two points into a proved interval for the optimum.
 

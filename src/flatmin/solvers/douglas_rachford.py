@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from flatmin._core import Outcome, Solution, UsageError, check_positive
+from flatmin._core import Outcome, Real, Solution, UsageError, check_positive, checked
 from flatmin.solvers._base import AbstractMethod, AbstractProgram
 from flatmin.solvers._gauges import Trace
 from flatmin.solvers._plain import Plain, to_plain
@@ -88,6 +88,7 @@ class _State(eqx.Module):
         )
 
 
+@checked(relaxation=Real(0, 2, above=True, below=True), first_step=Real(0, above=True))
 class DouglasRachford(AbstractMethod):
     """Solves every programme whose gauge has a proximal map, with any misfit; the choice of `Auto` for them.
 

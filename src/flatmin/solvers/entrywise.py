@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from flatmin._core import UsageError, check_at_least
+from flatmin._core import Integer, RealArray, UsageError, check_at_least, checked
 from flatmin.measurements import AbstractMeasurements, entry_gram
 from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers.misfits import AbstractMisfit, Exact
@@ -15,6 +15,7 @@ SMALLEST_SHARE = 1e-28
 """Smallest weight `D_c` beside the largest."""
 
 
+@checked(targets=RealArray("m"), depth=Integer(2))
 class MinWeightedLp(AbstractProgram):
     """`min (sum_c D_c |x_c|^p)^{1/p} s.t. A(x) = b`, `p = 2 - 2/k`: flat solutions of k Hadamard factors [D, Sec 5].
 

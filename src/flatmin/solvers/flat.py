@@ -4,7 +4,7 @@ import functools
 
 from jaxtyping import ArrayLike
 
-from flatmin._core import UsageError
+from flatmin._core import RealArray, UsageError, checked
 from flatmin.measurements import AbstractMeasurements
 from flatmin.parameterizations import AbstractParameterization, DeepMatrix, Hadamard, Quadratic
 from flatmin.solvers._base import AbstractProgram
@@ -14,6 +14,7 @@ from flatmin.solvers.programs import MinScaledNuclearNorm
 from flatmin.solvers.symmetric import MinSymmetricNuclearNorm, MinTrace
 
 
+@checked(targets=RealArray("m"))
 @functools.singledispatch
 def flat_program(
     parameterization: AbstractParameterization,

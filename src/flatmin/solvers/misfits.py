@@ -11,7 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from flatmin._core import UsageError, check_at_least, check_positive
+from flatmin._core import Real, UsageError, check_at_least, check_positive, checked
 
 
 class AbstractMisfit(eqx.Module):
@@ -64,6 +64,7 @@ def _check_radius(radius: Array, instead: str) -> None:
         raise UsageError(f"radius: got {radius}, expected a positive finite value; {instead}")
 
 
+@checked(penalty=Real(0, above=True))
 class SquaredLoss(AbstractMisfit):
     """`(1 / (2 penalty)) ||A(X) - b||_2^2`.
 
@@ -96,6 +97,7 @@ class SquaredLoss(AbstractMisfit):
         return jnp.zeros((), dual.dtype)
 
 
+@checked(radius=Real(0))
 class L2Ball(AbstractMisfit):
     """`||A(X) - b||_2 <= radius`.
 
@@ -128,6 +130,7 @@ class L2Ball(AbstractMisfit):
         return jnp.zeros((), dual.dtype)
 
 
+@checked(weight=Real(0, above=True))
 class L1Loss(AbstractMisfit):
     """`weight ||A(X) - b||_1`: gross errors in few measurements.
 
@@ -160,6 +163,7 @@ class L1Loss(AbstractMisfit):
         return jnp.max(jnp.abs(dual)) / self.weight
 
 
+@checked(radius=Real(0))
 class L1Ball(AbstractMisfit):
     """`||A(X) - b||_1 <= radius`.
 

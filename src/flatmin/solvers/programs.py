@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from flatmin._core import RealArray, checked
 from flatmin.measurements import AbstractMeasurements
 from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers._gauges import nuclear_norm, operator_norm
@@ -15,6 +16,7 @@ from flatmin.solvers._roots import roots
 from flatmin.solvers.misfits import AbstractMisfit, Exact
 
 
+@checked(targets=RealArray("m"))
 class MinNuclearNorm(AbstractProgram):
     """`min ||X||_* s.t. A(X) = b`; dual `max b.y s.t. ||A*(y)||_op <= 1`.
 
@@ -41,6 +43,7 @@ class MinNuclearNorm(AbstractProgram):
         return operator_norm(matrix)
 
 
+@checked(targets=RealArray("m"))
 class MinFrobenius(AbstractProgram):
     """`min ||X||_F s.t. A(X) = b`; dual `max b.y s.t. ||A*(y)||_F <= 1` [G, Thm 4].
 
@@ -67,6 +70,7 @@ class MinFrobenius(AbstractProgram):
         return jnp.linalg.norm(matrix)
 
 
+@checked(targets=RealArray("m"))
 class MinScaledNuclearNorm(AbstractProgram):
     """`min ||D_out^{1/2} X D_in^{1/2}||_* s.t. A(X) = b`: the flat solutions of two factors [G, Thm 5; D, Thm 3.2].
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from flatmin._core import Outcome, Solution, UsageError
+from flatmin._core import Outcome, Solution, UsageError, checked
 from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
 from flatmin.solvers._factors import Tangent, interpolate, multipliers
 from flatmin.solvers._gauges import SymmetricNuclear, Trace
@@ -73,6 +73,7 @@ def pursue(
     return Pursued(tangent, multipliers(tangent, one_sided=one_sided), steps)
 
 
+@checked()
 class Pursuit(AbstractMethod):
     """Gauss-Newton on factors of growing rank, a least-norm dual certificate, and a fallback where that fails.
 

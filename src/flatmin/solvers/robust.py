@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from flatmin._core import UsageError, as_real, check_shape, is_traced
+from flatmin._core import Optional, Real, RealArray, UsageError, as_real, check_shape, checked, is_traced
 from flatmin.measurements import AbstractMeasurements, entries, identity
 from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers._gauges import nuclear_norm, operator_norm
 from flatmin.solvers.misfits import AbstractMisfit, L1Ball, L1Loss
 
 
+@checked()
 def default_penalty(matrix_shape: tuple[int, int]) -> float:
     """`1/sqrt(max(d1, d2))`, the usual weight of the errors where their size is not known [Candes et al. 2011].
 
@@ -26,6 +27,12 @@ def default_penalty(matrix_shape: tuple[int, int]) -> float:
     return 1 / math.sqrt(max(matrix_shape))
 
 
+@checked(
+    observed=RealArray("d1 d2", finite=False),
+    radius=Optional(Real(0, above=True)),
+    penalty=Optional(Real(0, above=True)),
+    mask=Optional(RealArray("d1 d2")),
+)
 class RobustPCA(AbstractProgram):
     """`min ||X||_* s.t. ||Y - X||_1 <= radius`, or `min ||X||_* + penalty ||Y - X||_1`, over the seen entries.
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from flatmin._core import Outcome, Solution, UsageError
+from flatmin._core import Outcome, Solution, UsageError, checked
 from flatmin.measurements import EntryMeasurements
 from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
 from flatmin.solvers._solution import accepted, certified, fits_zero, zero
@@ -193,6 +193,7 @@ def dual_point(
     return np.where(loose, Z, fixed)
 
 
+@checked()
 class RobustPursuit(AbstractMethod):
     """Guess, finish, prove; the choice of `Auto` for `RobustPCA`.
 

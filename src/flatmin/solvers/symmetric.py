@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from flatmin._core import UsageError
+from flatmin._core import RealArray, UsageError, checked
 from flatmin.measurements import AbstractMeasurements, LowRankMeasurements, symmetrised
 from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers._gauges import SymmetricNuclear, Trace
@@ -40,6 +40,7 @@ def _parts(
     return op, jnp.asarray(targets), Exact() if misfit is None else misfit, root, inverse
 
 
+@checked(targets=RealArray("m"))
 class MinSymmetricNuclearNorm(AbstractProgram):
     """`min ||M||_*`, or `min ||D M D||_*` if scaled, over symmetric M with `A(M) = b` [D, Sec 4].
 
@@ -86,6 +87,7 @@ class MinSymmetricNuclearNorm(AbstractProgram):
         return SymmetricNuclear().polar(multiply(self.inverse_root, matrix, self.inverse_root))
 
 
+@checked(targets=RealArray("m"))
 class MinTrace(AbstractProgram):
     """`min tr M`, or `min tr(D M D)` if scaled, over positive semidefinite M with `A(M) = b` [D, Sec 4].
 

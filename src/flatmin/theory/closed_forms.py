@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from flatmin._core import UsageError, check_at_least
+from flatmin._core import Integer, Numbers, Real, UsageError, checked
 from flatmin.measurements import AbstractMeasurements, col_gram, gram_form, row_gram
 from flatmin.theory._statements import statement
 from flatmin.theory.gatmiry2023 import nuclear_norm
@@ -44,6 +44,7 @@ def _rank_one_terms(
 
 
 @statement("value", "ours", "M of rank one; any measurements, any depth >= 2 and any widths")
+@checked(depth=Integer(2))
 def rank_one_regulariser(
     measurements: AbstractMeasurements, left: Float[Array, " d1"], right: Float[Array, " d2"], depth: int
 ) -> Float[Array, ""]:
@@ -65,7 +66,6 @@ def rank_one_regulariser(
     Raises:
         UsageError: for a depth below 2 or vectors of another shape.
     """
-    check_at_least("depth", depth, 2)
     above, below, inner, size, _, _ = _rank_one_terms(measurements, left, right)
     # each factor to its power: the product itself may leave the range of numbers at great depth
     powers = above ** (1 / depth) * below ** (1 / depth)
@@ -75,6 +75,7 @@ def rank_one_regulariser(
 
 
 @statement("minimiser", "ours", "M of rank one that the measurements see: u^T D_out u, v^T D_in v and q(u, v) positive")
+@checked(depth=Integer(2))
 def rank_one_minimiser(
     measurements: AbstractMeasurements, left: Float[Array, " d1"], right: Float[Array, " d2"], depth: int
 ) -> tuple[Float[Array, "..."], ...]:
@@ -95,7 +96,6 @@ def rank_one_minimiser(
     Raises:
         UsageError: for a depth below 2 or vectors of another shape.
     """
-    check_at_least("depth", depth, 2)
     above, below, inner, size, u, v = _rank_one_terms(measurements, left, right)
     logs = jnp.log(jnp.stack([above, *[inner] * (depth - 2), below]))
     c = jnp.exp((logs - jnp.mean(logs)) / 2) * size ** (1 / depth)
@@ -104,7 +104,6 @@ def rank_one_minimiser(
 
 
 def _check_blocks(blocks: Sequence[Float[Array, "_ _"]], num_measurements: int, depth: int) -> list[Array]:
-    check_at_least("depth", depth, 2)
     if not len(blocks):
         raise UsageError("blocks: got none, expected the submatrices of the entries that are seen")
     arrays = [jnp.asarray(block) for block in blocks]
@@ -127,6 +126,7 @@ def _block_sum(blocks: Sequence[Array], num_measurements: int, depth: int) -> Fl
 @statement(
     "value", "ours", "entries seen: a union of rectangles with disjoint rows and disjoint columns; M zero elsewhere"
 )
+@checked(depth=Integer(2))
 def block_completion_regulariser(
     blocks: Sequence[Float[Array, "_ _"]], num_measurements: int, depth: int
 ) -> Float[Array, ""]:
@@ -150,6 +150,7 @@ def block_completion_regulariser(
 
 
 @statement("lower", "ours", "completion; any partition of the entries seen into fully seen rectangles; any depth >= 2")
+@checked(depth=Integer(2))
 def rectangle_lower_bound(blocks: Sequence[Float[Array, "_ _"]], num_measurements: int, depth: int) -> Float[Array, ""]:
     """`tr H >= (2L/n) sum (|R| |C|)^{1/L} ||Y_RC||_*^{2-2/L}` at every interpolating parameter.
 
@@ -171,6 +172,7 @@ def rectangle_lower_bound(blocks: Sequence[Float[Array, "_ _"]], num_measurement
     return _block_sum(_check_blocks(blocks, num_measurements, depth), num_measurements, depth)
 
 
+@checked()
 def whitened_nuclear_norm(measurements: AbstractMeasurements, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
     """`||M||_w = ||D_out^{1/2} M D_in^{1/2}||_*`; two symmetric eigenproblems and one singular value decomposition."""
     n = measurements.num_measurements
@@ -183,6 +185,7 @@ def _psd_root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
 
 
 @statement("value", "ours", "q(u, v) tr D_out = (u^T D_out u)(v^T D_in v) for all u, v; at depth 2 any measurements")
+@checked(depth=Integer(2))
 def whitened_regulariser(
     measurements: AbstractMeasurements, matrix: Float[Array, "d1 d2"], depth: int
 ) -> Float[Array, ""]:
@@ -202,11 +205,11 @@ def whitened_regulariser(
     Raises:
         UsageError: for a depth below 2.
     """
-    check_at_least("depth", depth, 2)
     energy = jnp.trace(row_gram(measurements)) / measurements.num_measurements
     return 2 * depth * energy ** (2 / depth - 1) * whitened_nuclear_norm(measurements, matrix) ** (2 - 2 / depth)
 
 
+@checked()
 def fourth_moment_ratio(
     measurements: AbstractMeasurements, left: Float[Array, " d1"], right: Float[Array, " d2"]
 ) -> Float[Array, ""]:
@@ -231,6 +234,7 @@ def fourth_moment_ratio(
 
 
 @statement("lower", "ours", "kappa_- is at most kappa(u, v) for all u, v; any measurements, depth >= 2")
+@checked(depth=Integer(2), kappa=Numbers(Real(0)))
 def whitened_lower(
     measurements: AbstractMeasurements, matrix: Float[Array, "d1 d2"], depth: int, kappa: ArrayLike
 ) -> Float[Array, ""]:
@@ -241,11 +245,11 @@ def whitened_lower(
     Raises:
         UsageError: for a depth below 2 or a negative kappa.
     """
-    check_at_least("kappa", kappa, 0)
     return jnp.asarray(kappa) ** ((depth - 2) / depth) * whitened_regulariser(measurements, matrix, depth)
 
 
 @statement("upper", "ours", "kappa_+ is at least kappa(u, v) for all u, v; any measurements, depth >= 2")
+@checked(depth=Integer(2), kappa=Numbers(Real(0)))
 def whitened_upper(
     measurements: AbstractMeasurements, matrix: Float[Array, "d1 d2"], depth: int, kappa: ArrayLike
 ) -> Float[Array, ""]:
@@ -254,11 +258,11 @@ def whitened_upper(
     Raises:
         UsageError: for a depth below 2 or a negative kappa.
     """
-    check_at_least("kappa", kappa, 0)
     return jnp.asarray(kappa) ** ((depth - 2) / depth) * whitened_regulariser(measurements, matrix, depth)
 
 
 @statement("upper", "ours", "kappa_-, kappa_+ hold for all u, v; any measurements, depth >= 2")
+@checked(depth=Integer(2), kappa_low=Numbers(Real(0, above=True)), kappa_high=Numbers(Real(0)))
 def whitened_norm_ratio(depth: int, kappa_low: ArrayLike, kappa_high: ArrayLike) -> Float[Array, ""]:
     """`||M_flat||_w / min{||M||_w : A(M) = b} <= (kappa_+ / kappa_-)^{(L-2)/(2(L-1))}`; 1 at depth 2.
 
@@ -273,7 +277,4 @@ def whitened_norm_ratio(depth: int, kappa_low: ArrayLike, kappa_high: ArrayLike)
     Raises:
         UsageError: for a depth below 2 or a negative kappa.
     """
-    check_at_least("depth", depth, 2)
-    check_at_least("kappa_low", kappa_low, 0)
-    check_at_least("kappa_high", kappa_high, 0)
     return (jnp.asarray(kappa_high) / jnp.asarray(kappa_low)) ** ((depth - 2) / (2 * (depth - 1)))

@@ -7,11 +7,12 @@ Normalisation: `f(L, R) = (1/m) ||A(L R^T) - b||^2`, `D_1 = ((1/(m d_2)) sum A_i
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flatmin._core import UsageError, check_positive, check_shape
+from flatmin._core import Integer, Real, RealArray, UsageError, check_shape, checked
 from flatmin.measurements import AbstractMeasurements, col_gram, row_gram
 from flatmin.theory._statements import statement
 
 
+@checked()
 @statement("value", "[D, Sec 3]", "any measurements")
 def weight_matrices(measurements: AbstractMeasurements) -> tuple[Float[Array, "d1 d1"], Float[Array, "d2 d2"]]:
     """`D_1` and `D_2`, the symmetric square roots of the scaled second moments.
@@ -31,6 +32,7 @@ def _root(moment: Array) -> Array:
     return (vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]) @ vectors.T
 
 
+@checked()
 @statement("value", "[D, Thm 3.2]", "smallest over all factors of M with k >= rank M")
 def smallest_scaled_trace(measurements: AbstractMeasurements, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
     """`min { 2 ||D_1 L||^2 + 2 ||D_2 R||^2 : L R^T = M } = 4 ||D_1 M D_2||_*`.
@@ -46,6 +48,7 @@ def smallest_scaled_trace(measurements: AbstractMeasurements, matrix: Float[Arra
     return 4 * jnp.sum(jnp.linalg.svd(left @ matrix @ right, compute_uv=False))
 
 
+@checked(rank_tolerance=Real(0, 1, below=True))
 @statement("minimiser", "[D, Thm 3.2]", "D_1 and D_2 invertible, k >= rank M")
 def flat_factors(
     measurements: AbstractMeasurements, matrix: Float[Array, "d1 d2"], width: int, *, rank_tolerance: float = 1e-9
@@ -65,8 +68,6 @@ def flat_factors(
     Raises:
         UsageError: for a matrix of another shape, a width below the rank of M, or a singular D_1 or D_2.
     """
-    check_shape("matrix", matrix, measurements.matrix_shape)
-    check_positive("width", width)
     left, right = weight_matrices(measurements)
     _check_invertible("D_1", left)
     _check_invertible("D_2", right)
@@ -100,6 +101,7 @@ def _extremes(weight: Array) -> tuple[Array, Array]:
     return values[0], values[-1]
 
 
+@checked(left=RealArray("d1 d1", definite=True), right=RealArray("d2 d2", definite=True))
 @statement("upper", "[D, Thm 3.3], constants derived here", "flat factors of a flat solution; D_1 and D_2 invertible")
 def norm_gap_bound(left: Float[Array, "d1 d1"], right: Float[Array, "d2 d2"]) -> Float[Array, ""]:
     """`(||L||^2 + ||R||^2 - 2 ||M_nuc||_*) / (2 ||M_nuc||_*) <= (s_1^{-2} + s_2^{-2}) t_1 t_2 / 2 - 1`.
@@ -119,6 +121,7 @@ def norm_gap_bound(left: Float[Array, "d1 d1"], right: Float[Array, "d2 d2"]) ->
     return (s1**-2 + s2**-2) * t1 * t2 / 2 - 1
 
 
+@checked(left=RealArray("d1 d1", definite=True), right=RealArray("d2 d2", definite=True))
 @statement("upper", "[D, Thm 3.3], constants derived here", "flat factors of any matrix; D_1 and D_2 invertible")
 def imbalance_bound(left: Float[Array, "d1 d1"], right: Float[Array, "d2 d2"]) -> Float[Array, ""]:
     """`||L^T L - R^T R||_F / ||M||_F <= max(s_1^{-2} - t_2^{-2}, s_2^{-2} - t_1^{-2}) t_1 t_2`.
@@ -138,6 +141,7 @@ def imbalance_bound(left: Float[Array, "d1 d1"], right: Float[Array, "d2 d2"]) -
     return jnp.maximum(s1**-2 - t2**-2, s2**-2 - t1**-2) * t1 * t2
 
 
+@checked()
 @statement("value", "[D, Sec 4]", "symmetric measurements")
 def quadratic_weight(measurements: AbstractMeasurements) -> Float[Array, "d d"]:
     """`D = ((1/m) sum A_i^2)^{1/2}` of a quadratic network; `A_i = x_i x_i^T` gives `(1/m) sum ||x_i||^2 x_i x_i^T`.
@@ -151,6 +155,7 @@ def quadratic_weight(measurements: AbstractMeasurements) -> Float[Array, "d d"]:
     return _root(row_gram(measurements) / measurements.num_measurements)
 
 
+@checked(matrix=RealArray("d d", symmetric=True))
 @statement("value", "[D, Sec 4]", "zero residual, smallest over all units of M; symmetric measurements")
 def smallest_quadratic_trace(measurements: AbstractMeasurements, matrix: Float[Array, "d d"]) -> Float[Array, ""]:
     """`min { 8 (||D U_1||^2 + ||D U_2||^2) : U_1 U_1^T - U_2 U_2^T = M } = 8 ||D M D||_*`.
@@ -168,6 +173,7 @@ def smallest_quadratic_trace(measurements: AbstractMeasurements, matrix: Float[A
     return 8 * jnp.sum(jnp.abs(jnp.linalg.eigvalsh(weight @ matrix @ weight)))
 
 
+@checked(matrix=RealArray("d d", symmetric=True))
 @statement("minimiser", "[D, Sec 4]", "D invertible, as many units as eigenvalues of each sign")
 def flat_units(
     measurements: AbstractMeasurements, matrix: Float[Array, "d d"]
@@ -184,7 +190,6 @@ def flat_units(
     Raises:
         UsageError: for a matrix of another shape, or a singular D.
     """
-    check_shape("matrix", matrix, measurements.matrix_shape)
     weight = quadratic_weight(measurements)
     _check_invertible("D", weight)
     values, vectors = jnp.linalg.eigh(weight @ matrix @ weight)
@@ -193,6 +198,7 @@ def flat_units(
     return units[:, values > floor], units[:, values < -floor]
 
 
+@checked(weight=RealArray("d d", definite=True))
 @statement("upper", "[D, Thm 3.3], for quadratic networks, derived here", "flat units of a flat solution; D invertible")
 def quadratic_norm_gap_bound(weight: Float[Array, "d d"]) -> Float[Array, ""]:
     """`(||U_1||^2 + ||U_2||^2) / ||M_nuc||_* - 1 <= kappa(D)^2 - 1`.
@@ -210,6 +216,7 @@ def quadratic_norm_gap_bound(weight: Float[Array, "d d"]) -> Float[Array, ""]:
     return (t / s) ** 2 - 1
 
 
+@checked(weight=RealArray("d d", definite=True))
 @statement("upper", "[D, Thm 3.3], for quadratic networks, derived here", "flat units of any matrix; D invertible")
 def overlap_bound(weight: Float[Array, "d d"]) -> Float[Array, ""]:
     """`||U_1^T U_2||_F / ||M||_F <= (kappa(D)^2 - 1) / (2 sqrt 2)`.
@@ -228,6 +235,7 @@ def overlap_bound(weight: Float[Array, "d d"]) -> Float[Array, ""]:
     return ((t / s) ** 2 - 1) / (2 * jnp.sqrt(2.0))
 
 
+@checked(weights=RealArray(low=0), vector=RealArray(), depth=Integer(2))
 @statement("value", "[D, Sec 5]", "k Hadamard factors, smallest over all factors of x; k >= 2")
 def smallest_hadamard_trace(weights: Float[Array, "..."], vector: Float[Array, "..."], depth: int) -> Float[Array, ""]:
     """`min tr H = 2 k sum_c D_c |x_c|^{2 - 2/k}` over `v_1 o ... o v_k = x`, `D_c = (1/m) sum_i A_ic^2`.

@@ -6,16 +6,18 @@ Normalisation: `f(W) = (1/n) sum (<A_i, W_L..W_1> - b_i)^2`, `F(M) = min { tr H 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from flatmin._core import UsageError, check_at_least
+from flatmin._core import Integer, Numbers, Real, RealArray, checked
 from flatmin.measurements import AbstractMeasurements, col_gram, row_gram
 from flatmin.theory._statements import statement
 
 
+@checked()
 def nuclear_norm(matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
     """`||M||_* = sum_j s_j`."""
     return jnp.sum(jnp.linalg.svd(matrix, compute_uv=False))
 
 
+@checked()
 @statement("value", "[G, Lemma 4]", "(1/n) sum <A_i, X>^2 = ||X||_F^2 for every X; hidden widths >= min(d_0, d_L)")
 def population_regulariser(nuclear: ArrayLike, depth: int, matrix_shape: tuple[int, int]) -> Float[Array, ""]:
     """`F(M) = 2 L (d_0 d_L)^{1/L} ||M||_*^{2(L-1)/L}`, the induced regulariser in the population limit.
@@ -31,10 +33,10 @@ def population_regulariser(nuclear: ArrayLike, depth: int, matrix_shape: tuple[i
     Raises:
         UsageError: for depth < 1.
     """
-    check_at_least("depth", depth, 1)
     return 2 * depth * (matrix_shape[0] * matrix_shape[1]) ** (1 / depth) * jnp.asarray(nuclear) ** (2 - 2 / depth)
 
 
+@checked()
 @statement("lower", "[G, Thm 1.1]", "(1, delta)-RIP")
 def rip_regulariser_lower(
     nuclear: ArrayLike, depth: int, matrix_shape: tuple[int, int], delta: ArrayLike
@@ -43,6 +45,7 @@ def rip_regulariser_lower(
     return (1 - jnp.asarray(delta)) * population_regulariser(nuclear, depth, matrix_shape)
 
 
+@checked()
 @statement("upper", "[G, Thm 1.1]", "(1, delta)-RIP")
 def rip_regulariser_upper(
     nuclear: ArrayLike, depth: int, matrix_shape: tuple[int, int], delta: ArrayLike
@@ -51,6 +54,7 @@ def rip_regulariser_upper(
     return (1 + jnp.asarray(delta)) * population_regulariser(nuclear, depth, matrix_shape)
 
 
+@checked(depth=Integer(2))
 @statement("upper", "[G, Thm 1.2]", "(1, delta)-RIP with delta < 1, L >= 2")
 def rip_nuclear_ratio(depth: int, delta: ArrayLike) -> Float[Array, ""]:
     """`||M_flat||_* / min{||M||_* : A(M) = b} <= ((1+delta)/(1-delta))^{L/(2(L-1))}`.
@@ -65,11 +69,11 @@ def rip_nuclear_ratio(depth: int, delta: ArrayLike) -> Float[Array, ""]:
     Raises:
         UsageError: for depth < 2.
     """
-    check_at_least("depth", depth, 2)
     delta = jnp.asarray(delta)
     return ((1 + delta) / (1 - delta)) ** (depth / (2 * (depth - 1)))
 
 
+@checked()
 @statement("upper", "[G, Thm 2]", "(2, delta)-RIP")
 def rip_recovery_error(flat_nuclear: ArrayLike, true_nuclear: ArrayLike, delta: ArrayLike) -> Float[Array, ""]:
     """`||M_flat - M*||_F^2 <= delta (||M_flat||_* + ||M*||_*)^2`.
@@ -85,6 +89,7 @@ def rip_recovery_error(flat_nuclear: ArrayLike, true_nuclear: ArrayLike, delta: 
     return jnp.asarray(delta) * (jnp.asarray(flat_nuclear) + jnp.asarray(true_nuclear)) ** 2
 
 
+@checked(num_measurements=Numbers(Real(0)))
 @statement("value", "[G, Thm 4]", "Gaussian A_i, noiseless targets; expectation over the A_i")
 def min_frobenius_error(num_measurements: ArrayLike, matrix_shape: tuple[int, int]) -> Float[Array, ""]:
     """`E ||M_F - M*||_F^2 / ||M*||_F^2 = (1 - n/(d_0 d_L))_+` of the minimum-Frobenius-norm interpolator.
@@ -99,6 +104,7 @@ def min_frobenius_error(num_measurements: ArrayLike, matrix_shape: tuple[int, in
     return jnp.maximum(1 - jnp.asarray(num_measurements) / (matrix_shape[0] * matrix_shape[1]), 0)
 
 
+@checked()
 @statement("value", "[G, Thm 5], [D, Thm 3.2]", "L = 2, any measurements")
 def depth_two_regulariser(measurements: AbstractMeasurements, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
     """`F(M) = 4 ||D_out^{1/2} M D_in^{1/2}||_*`, `D_out = (1/n) sum A_i A_i^T`, `D_in = (1/n) sum A_i^T A_i`.
@@ -121,6 +127,7 @@ def _psd_root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
     return (vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]) @ vectors.T
 
 
+@checked()
 @statement("value", "[G, Thm 7]", "n = 1, any depth >= 1")
 def single_measurement_regulariser(
     measurement: Float[Array, "d1 d2"], matrix: Float[Array, "d1 d2"], depth: int
@@ -163,13 +170,13 @@ def product_rank(measurement: Array, matrix: Array, depth: int) -> Int[Array, ""
 
 
 def _single_measurement_product(measurement: Array, matrix: Array, depth: int) -> Array:
-    check_at_least("depth", depth, 1)
     product = measurement.T
     for _ in range(depth - 1):
         product = (measurement.T @ matrix) @ product
     return product
 
 
+@checked(measurement=RealArray("d d"), matrix=RealArray("d d"), depth=Integer(2))
 @statement("minimiser", "[G, Thm 7]", "n = 1, A and M square and invertible, all widths d")
 def single_measurement_minimiser(
     measurement: Float[Array, "..."], matrix: Float[Array, "d d"], depth: int
@@ -191,11 +198,6 @@ def single_measurement_minimiser(
     Raises:
         UsageError: for depth < 2 or matrices that are not square.
     """
-    check_at_least("depth", depth, 2)
-    if measurement.shape != matrix.shape or matrix.shape[0] != matrix.shape[1]:
-        raise UsageError(
-            f"measurement, matrix: got shapes {measurement.shape} and {matrix.shape}, expected equal square matrices"
-        )
     Y, s, Zt = jnp.linalg.svd(_single_measurement_product(measurement, matrix, depth))
     eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
     frames = [Y, *[eye] * (depth - 1), Zt.T]
@@ -211,6 +213,7 @@ def single_measurement_minimiser(
     return tuple(layers)
 
 
+@checked(p=Real(0, above=True))
 def schatten(matrix: Float[Array, "d1 d2"], p: ArrayLike) -> Float[Array, ""]:
     """`||M||_{S_p} = (sum_j s_j^p)^{1/p}`, a quasi-norm for p < 1 [G, Def. 2]; scaled so that it cannot overflow.
 

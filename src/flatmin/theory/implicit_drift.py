@@ -9,12 +9,14 @@ moment of the offset at which the gradient is taken.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from flatmin._core import check_at_least, check_positive
+from flatmin._core import UsageError, checked, is_traced
 from flatmin.theory._statements import statement
 
 
+@checked()
 @statement("value", "[Damian, Ma, Lee 2021], [Li, Wang, Arora 2022]", "zero loss, eta lambda_max(H) -> 0; R = tr H")
 def label_noise_drift_rate(learning_rate: ArrayLike, noise: ArrayLike, batch_size: int) -> Float[Array, "..."]:
     """`c = eta^2 sigma^2 / (2 B)` of label-noise SGD, R = tr H.
@@ -34,11 +36,10 @@ def label_noise_drift_rate(learning_rate: ArrayLike, noise: ArrayLike, batch_siz
     Raises:
         UsageError: for a step size that is not positive or a batch size < 1.
     """
-    check_positive("learning_rate", learning_rate)
-    check_at_least("batch_size", batch_size, 1)
     return jnp.asarray(learning_rate) ** 2 * jnp.asarray(noise) ** 2 / (2 * batch_size)
 
 
+@checked()
 @statement("value", "[Wen, Ma, Li 2023]", "zero loss, batch of one, eta max ||grad prediction_i||^2 -> 0; R = tr H")
 def one_sample_sharpness_aware_drift_rate(learning_rate: ArrayLike, radius: ArrayLike) -> Float[Array, "..."]:
     """`c = eta rho^2 / 2` of one-sample sharpness-aware descent, R = tr H.
@@ -56,10 +57,10 @@ def one_sample_sharpness_aware_drift_rate(learning_rate: ArrayLike, radius: Arra
     Raises:
         UsageError: for a step size that is not positive.
     """
-    check_positive("learning_rate", learning_rate)
     return jnp.asarray(learning_rate) * jnp.asarray(radius) ** 2 / 2
 
 
+@checked()
 @statement("value", "[Wen, Ma, Li 2023]; finite-step factor derived here", "zero loss, simple largest eigenvalue")
 def sharpness_aware_drift_rate(
     learning_rate: ArrayLike, radius: ArrayLike, sharpness: ArrayLike = 0.0
@@ -79,13 +80,17 @@ def sharpness_aware_drift_rate(
         The rate.
 
     Raises:
-        UsageError: for a step size that is not positive.
+        UsageError: for a step size that is not positive, a negative radius, or a sharpness outside [0, 2 / eta).
     """
-    check_positive("learning_rate", learning_rate)
+    if not is_traced(learning_rate, sharpness) and np.any(np.asarray(learning_rate) * np.asarray(sharpness) >= 2):
+        raise UsageError(
+            f"sharpness: got {sharpness}, expected S < 2 / learning_rate; beyond it the offset does not stay bounded"
+        )
     eta = jnp.asarray(learning_rate)
     return eta * jnp.asarray(radius) ** 2 / 2 / (1 - eta * jnp.asarray(sharpness) / 2) ** 2
 
 
+@checked()
 @statement(
     "value", "[Arora, Li, Panigrahi 2022]", "zero loss, simple largest eigenvalue, eta -> 0; R = log lambda_max(H)"
 )
@@ -104,5 +109,4 @@ def normalised_descent_drift_rate(learning_rate: ArrayLike) -> Float[Array, "...
     Raises:
         UsageError: for a step size that is not positive.
     """
-    check_positive("learning_rate", learning_rate)
     return jnp.asarray(learning_rate) ** 2 / 4

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flatmin._core import UsageError, check_at_least
+from flatmin._core import RealArray, SequenceOf, UsageError, checked
 from flatmin.theory._statements import statement
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -35,6 +35,7 @@ def _grams(layers: Sequence[Array]) -> list[tuple[Array, Array]]:
     ]
 
 
+@checked(layers=SequenceOf(RealArray("_ _"), least=1))
 @statement("value", "[Kamber, Parhi 2025]", "M = W_L..W_1, fully observed")
 def fully_observed_sharpness(layers: Sequence[Array]) -> Float[Array, ""]:
     """`S = 2 lambda_max(sum_l Q_l^T Q_l (x) P_l P_l^T)` at a factorisation of M.
@@ -52,12 +53,14 @@ def fully_observed_sharpness(layers: Sequence[Array]) -> Float[Array, ""]:
     return 2 * jnp.linalg.eigvalsh(jnp.asarray(total))[-1]
 
 
+@checked(layers=SequenceOf(RealArray("_ _"), least=1))
 @statement("upper", "[Kamber, Parhi 2025]", "M = W_L..W_1, fully observed; equality at L = 2")
 def fully_observed_sharpness_upper_bound(layers: Sequence[Array]) -> Float[Array, ""]:
     """`S <= 2 sum_l ||P_l||_2^2 ||Q_l||_2^2`; arguments, result and errors as `fully_observed_sharpness`."""
     return 2 * jnp.asarray(sum(jnp.linalg.norm(left, 2) * jnp.linalg.norm(right, 2) for left, right in _grams(layers)))
 
 
+@checked()
 @statement("value", "[Kamber, Parhi 2025]", "smallest over all factorisations of M, hidden widths >= rank M")
 def smallest_fully_observed_sharpness(matrix: Float[Array, "d1 d2"], depth: int) -> Float[Array, ""]:
     """`min S = 2 L ||M||_2^{2-2/L}`, attained by the balanced factors.
@@ -72,5 +75,4 @@ def smallest_fully_observed_sharpness(matrix: Float[Array, "d1 d2"], depth: int)
     Raises:
         UsageError: for depth < 1.
     """
-    check_at_least("depth", depth, 1)
     return 2 * depth * jnp.linalg.norm(matrix, 2) ** (2 - 2 / depth)

@@ -13,7 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from flatmin._core import Shown, UsageError, as_real, check_at_least, check_finite, is_traced
+from flatmin._core import (
+    Numbers,
+    Real,
+    RealArray,
+    Shown,
+    UsageError,
+    as_real,
+    check_at_least,
+    check_finite,
+    checked,
+    is_traced,
+)
 from flatmin.theory._statements import statement
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -64,6 +75,7 @@ class RegressionConstants(Shown, eqx.Module):
         return tuple(sentences)
 
 
+@checked(inputs=RealArray(), outputs=RealArray())
 def regression_constants(inputs: ArrayLike | Any, outputs: ArrayLike | Any) -> RegressionConstants:
     """`w*`, `a`, `Lambda`, `Sigma` of a data set, by one singular value decomposition of X.
 
@@ -105,6 +117,7 @@ def regression_constants(inputs: ArrayLike | Any, outputs: ArrayLike | Any) -> R
     )
 
 
+@checked(a=Numbers(Real(0), undefined=True))
 @statement("lower", "[M, Thm 1]", "one output; every minimiser; w* the least-squares solution of least norm")
 def sharpness_lower_bound(a: ArrayLike, w_norm: ArrayLike, depth: int) -> Float[Array, "..."]:
     """`S >= 2 L a ||w*||^{2-2/L}` at every minimiser, of any hidden widths.
@@ -128,6 +141,7 @@ def sharpness_lower_bound(a: ArrayLike, w_norm: ArrayLike, depth: int) -> Float[
     return bound if depth == 1 else jnp.where(w_norm == 0, 0.0, bound)
 
 
+@checked(a=Numbers(Real(0), undefined=True))
 @statement("upper", "[M, Thm 1]", "as sharpness_lower_bound; gradient descent with a constant step")
 def critical_learning_rate(a: ArrayLike, w_norm: ArrayLike, depth: int) -> Float[Array, "..."]:
     """`eta* = 1 / (L a ||w*||^{2-2/L})`: beyond it every minimiser is linearly unstable, `S > 2 / eta`.
@@ -146,6 +160,7 @@ def critical_learning_rate(a: ArrayLike, w_norm: ArrayLike, depth: int) -> Float
     return 2 / sharpness_lower_bound(a, w_norm, depth)
 
 
+@checked(covariance=RealArray("d d", semidefinite=True))
 @statement(
     "lower", "ours, sharpening [M, Thm 1]", "one output; every least-squares minimiser, singular covariance included"
 )
@@ -183,6 +198,7 @@ def minimiser_sharpness_lower_bound(
     )
 
 
+@checked()
 @statement("upper", "[M, Sec 3]", "gradient flow, initialisation scale -> 0; the line that the paper plots")
 def flow_sharpness_upper_bound(lambda_max: ArrayLike, depth: int, w_norm: ArrayLike = 1.0) -> Float[Array, "..."]:
     """`S <= 8 L Lambda ||w*||^{2-2/L}` where gradient flow from a small initialisation ends.
@@ -205,6 +221,7 @@ def flow_sharpness_upper_bound(lambda_max: ArrayLike, depth: int, w_norm: ArrayL
     return 8 * depth * lambda_max * w_norm ** (2 - 2 / depth)
 
 
+@checked(covariance=RealArray("d d", semidefinite=True))
 @statement("value", "[M, Sec 3]", "a balanced minimiser whose layers have rank one; one output")
 def balanced_rank_one_sharpness(covariance: Float[Array, "d d"], w: Float[Array, " d"], depth: int) -> Float[Array, ""]:
     """`S = 2 ||w||^{2-2/L} lambda_max(Sigma + (L-1) Sigma^{1/2} u u^T Sigma^{1/2})`, `u = w / ||w||`.

@@ -7,10 +7,11 @@ Normalisation: `f = (1/n) sum_i f_i`, `H_i` the Hessian of `f_i` at a point wher
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flatmin._core import UsageError
+from flatmin._core import RealArray, UsageError, checked
 from flatmin.theory._statements import statement
 
 
+@checked()
 def batch_noise_weight(num_samples: int, batch_size: int, *, replacement: bool = False) -> float:
     """The weight p in `E[H_B (x) H_B] = (1 - p) H (x) H + p mean_i(H_i (x) H_i)`.
 
@@ -38,6 +39,7 @@ def batch_noise_weight(num_samples: int, batch_size: int, *, replacement: bool =
     return (num_samples - batch_size) / (batch_size * (num_samples - 1))
 
 
+@checked(sample_hessians=RealArray("n p p", nonempty=True))
 @statement("value", "[Mulayoff, Michaeli 2023]", "interpolating minimum, positive semidefinite H_i, small p")
 def mean_square_stability_threshold(
     sample_hessians: Float[Array, "n p p"], batch_size: int, *, replacement: bool = False

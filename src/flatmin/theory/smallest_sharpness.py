@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from flatmin._core import UsageError, as_real, check_at_least
+from flatmin._core import UsageError, as_real, check_at_least, checked
 from flatmin.theory._statements import statement
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -57,6 +57,7 @@ def _best_scale(
 
 
 @statement("value", "ours, completing [M, Thm 1]", "one output; w the end-to-end vector of the minimisers; any widths")
+@checked()
 def smallest_sharpness(covariance: Float[Array, "d d"], w: Float[Array, " d"], depth: int) -> Float[Array, ""]:
     """`S_min = 2 min_{t>0} lambda_max( t Sigma + (L-1) t^{-1/(L-1)} Sigma^{1/2} w w^T Sigma^{1/2} )`.
 
@@ -82,6 +83,7 @@ def smallest_sharpness(covariance: Float[Array, "d d"], w: Float[Array, " d"], d
 
 
 @statement("minimiser", "ours, completing [M, Thm 1]", "as smallest_sharpness; w not zero")
+@checked()
 def smallest_sharpness_minimiser(
     covariance: Float[Array, "d d"], w: Float[Array, " d"], depth: int
 ) -> tuple[Float[Array, "..."], ...]:
@@ -113,6 +115,7 @@ def smallest_sharpness_minimiser(
 
 
 @statement("upper", "[M, Thm 1], recalled", "one output; some minimiser is as flat as this")
+@checked()
 def smallest_sharpness_upper_bound(
     a: ArrayLike, lambda_max: ArrayLike, w_norm: ArrayLike, depth: int
 ) -> Float[Array, "..."]:
@@ -135,6 +138,7 @@ def smallest_sharpness_upper_bound(
 
 
 @statement("upper", "ours", "the balanced minimiser of rank one, where gradient flow ends as its start shrinks to zero")
+@checked()
 def small_start_sharpness_upper_bound(
     a: ArrayLike, lambda_max: ArrayLike, w_norm: ArrayLike, depth: int
 ) -> Float[Array, "..."]:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
-from flatmin._core import Certificate, Certified, Outcome
+from flatmin._core import Certificate, Certified, Optional, Outcome, Real, checked
 from flatmin.solvers.large.problem import LargeCompletion
 from flatmin.solvers.large.spectral import SpectralBound, spectral_bound
 from flatmin.solvers.large.sweeps import predict_entries
@@ -39,6 +39,7 @@ class CertifiedFactors(Certified):
     method: str = "certify_large"
 
 
+@checked(penalty=Optional(Real(0, above=True)))
 def certify_large(
     problem: LargeCompletion,
     left: Float[np.ndarray, "d1 k"],

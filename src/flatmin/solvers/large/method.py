@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatmin._core import Outcome, UsageError, check_positive
+from flatmin._core import Outcome, Real, UsageError, check_positive, checked
 from flatmin.solvers._rank import resolved_rank
 from flatmin.solvers.large.certificate import (
     CertifiedFactors,
@@ -69,6 +69,7 @@ class Progress(NamedTuple):
 Watch = Callable[[Progress], None]
 
 
+@checked(tolerance=Real(0, above=True))
 def complete(
     problem: LargeCompletion,
     *,
@@ -134,6 +135,7 @@ def complete(
     return solution.raise_if_failed() if throw else solution
 
 
+@checked()
 def largest_penalty(problem: LargeCompletion, *, seed: int = 0) -> float:
     """About the penalty from which on X = 0 is the answer: `||D1^{-1} A*(Y) D2^{-1}||_op`, from below.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from flatmin._core import UsageError, choose
+from flatmin._core import AnyOf, Choice, Indices, Optional, Real, RealArray, UsageError, checked, choose
 
 WEIGHTINGS = ("flat", "plain")
 
@@ -97,6 +97,14 @@ class LargeCompletion:
         return dataclasses.replace(self, values=numbers[self.order] / scale, scale=scale)
 
 
+@checked(
+    rows=Indices("m", host=True),
+    cols=Indices("m", host=True),
+    values=RealArray("m", host=True),
+    penalty=Optional(Real(0, above=True)),
+    radius=Optional(Real(0)),
+    weighting=AnyOf(Choice("flat", "plain"), Real(0, 1)),
+)
 def large_completion(
     rows: Int[np.ndarray, " m"] | Sequence[int],
     cols: Int[np.ndarray, " m"] | Sequence[int],

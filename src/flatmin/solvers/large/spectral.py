@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
+from flatmin._core import Real, checked
+
 DENSE = 160_000
 """Matrices with at most this many cells are decomposed whole."""
 
@@ -58,6 +60,7 @@ class SpectralBound:
     right: Float[np.ndarray, "d2 number"]
 
 
+@checked(level=Real(0))
 def spectral_bound(
     matrix: sparse.csr_array,
     transpose: sparse.csr_array,

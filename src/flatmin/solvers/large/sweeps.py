@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
+from flatmin._core import Indices, RealArray, checked
 from flatmin.solvers.large.problem import LargeCompletion
 
 BLOCK = 1 << 16
@@ -113,6 +114,13 @@ def _gather(lines: Lines, extended: np.ndarray, block: np.ndarray, longest: int)
     return np.take(extended, lines.other[at], axis=0), lines.values[at]
 
 
+@checked(
+    rows=Indices("d1_plus_1", host=True),
+    cols=Indices("m", host=True),
+    values=RealArray("m", host=True),
+    right=RealArray("d2 k", host=True),
+    ridge=RealArray(host=True),
+)
 def project_rows(
     rows: np.ndarray, cols: np.ndarray, values: np.ndarray, right: np.ndarray, ridge: np.ndarray
 ) -> np.ndarray:
