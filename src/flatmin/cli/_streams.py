@@ -8,8 +8,6 @@ import os
 import sys
 from typing import Any
 
-from flatmin._core.text import escaped, printable
-
 _PLAIN = {
     "×": "x", "✓": "+", "✗": "x", "–": "-", "—": "-", "−": "-", "’": "'", "‘": "'", "“": '"', "”": '"', "…": "...",
     "≤": "<=", "≥": ">=", "‖": "||", "∗": "*", "½": "1/2", "∞": "inf", "·": ".", "→": "->", "±": "+-", "≈": "~",
@@ -62,7 +60,11 @@ def say(line: str, *, error: bool = False) -> None:
         line: the line.
         error: whether it goes to standard error.
     """
-    print(printable(line), file=sys.stderr if error else sys.stdout, flush=True)
+    if not line.isprintable():
+        from flatmin._core.text import printable  # that room loads JAX, which `--help` need not wait for
+
+        line = printable(line)
+    print(line, file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def _plainly(error: UnicodeError) -> tuple[str, int]:
@@ -74,7 +76,7 @@ def _plainly(error: UnicodeError) -> tuple[str, int]:
         if character in _RAISED:
             plain.append(("" if raised else "^") + _RAISED[character])
         else:
-            plain.append(_PLAIN.get(character) or escaped(character))
+            plain.append(_PLAIN.get(character) or character.encode("unicode_escape").decode("ascii"))
         raised = character in _RAISED
     return "".join(plain), error.end
 
