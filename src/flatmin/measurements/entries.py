@@ -80,7 +80,7 @@ def _check_range(name: str, index: Array, size: int) -> None:
         )
 
 
-@checked(rows=Indices("m"), cols=Indices("m"))
+@checked(rows=Indices("m", least=None), cols=Indices("m", least=None))
 def entries(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[int, int]) -> EntryMeasurements:
     """Measurements of the entries `(rows[i], cols[i])`.
 
