@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from flatmin._core.errors import UsageError
 
@@ -76,7 +77,7 @@ class _Walk:
             visit(self, thing)
 
     def array(self, thing: Any) -> None:
-        if isinstance(thing, jax.core.Tracer):
+        if isinstance(thing, Tracer):
             raise UsageError(
                 f"{self.what}: got a traced array inside, whose values are not known yet; call it outside of jit"
             )

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from flatmin.cli._streams import printable, say
+from flatmin._core.text import printable
+from flatmin.cli._streams import say
 
 T = TypeVar("T")
 GRACE = 10.0

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from flatmin.cli._streams import printable, say
+from flatmin._core.text import printable
+from flatmin.cli._streams import say
 from flatmin.experiments import Claim, Run, format_number
 
 _MARKS = {

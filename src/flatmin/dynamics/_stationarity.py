@@ -132,16 +132,16 @@ def _dense(look: _Look, gradient: np.ndarray, noise: np.ndarray) -> Ends:
         after = vectors[:, flat].T @ look.slope(np.asarray(look.point) - vectors @ (np.sign(values) * steps))
         if np.linalg.norm(after) > max(KEPT * np.linalg.norm(along[flat]), np.linalg.norm(rounding[flat])):
             step = np.inf
-    ends = [look.estimate(vectors[:, at], "dense", values.size) for at in (0, -1)]
-    return Ends(*ends, step, drowned=_is_drowned(gradient, noise))
+    lowest, highest = (look.estimate(vectors[:, at], "dense", values.size) for at in (0, -1))
+    return Ends(lowest, highest, step, drowned=_is_drowned(gradient, noise))
 
 
 def _krylov(look: _Look, gradient: np.ndarray, noise: np.ndarray) -> Ends:
     low, high, matvecs = linalg.extreme_eigenvectors(
         look.matvec, look.point.size, look.point.dtype, key=jax.random.key(0), tolerance=1e-8
     )
-    ends = [look.estimate(vector, "lanczos", matvecs) for vector in (low, high)]
-    return Ends(*ends, _newton_step(look, gradient), drowned=_is_drowned(gradient, noise))
+    lowest, highest = (look.estimate(vector, "lanczos", matvecs) for vector in (low, high))
+    return Ends(lowest, highest, _newton_step(look, gradient), drowned=_is_drowned(gradient, noise))
 
 
 def _newton_step(look: _Look, gradient: np.ndarray) -> float:

@@ -211,7 +211,7 @@ def sha256(path: pathlib.Path) -> str:
         OSError: for what is no regular file, a link included.
     """
     with open_regular(path) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
 
 
 def open_regular(path: pathlib.Path, *, links: bool = False) -> BinaryIO:

@@ -55,6 +55,7 @@ def read_description(folder: pathlib.Path) -> dict[str, Any]:
         JobError: if it is damaged, of another format, or not as listed; the sentence says how to go on.
     """
     path = folder / DESCRIPTION
+    listed, plain = None, {}
     for _ in range(TRIES):
         try:
             listed = _listed(folder)
