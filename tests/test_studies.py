@@ -227,7 +227,7 @@ def test_the_good_spec_is_good_in_both_formats(tmp_path):
         ("a.yaml", b"name: [", "is not YAML"),
         ("a.yaml", b"- 1\n- 2\n", "holds list"),
         ("a.yaml", b"", "holds NoneType"),
-        ("a.toml", b"\xff\xfe", "UTF-8"),
+        ("a.toml", b"name = '\xe9'", "UTF-8"),
         ("a.json", b"{}", "expected a .toml or .yaml file"),
         ("a.toml", b"", "name"),
     ],
@@ -239,7 +239,7 @@ def test_files_that_are_no_spec(tmp_path, name, content, sentence):
 
 
 def test_files_that_are_not_there(tmp_path):
-    with pytest.raises(UsageError, match="does not exist"):
+    with pytest.raises(UsageError, match="there is no file"):
         load_spec(tmp_path / "a.toml")
     with pytest.raises(UsageError, match="is a folder"):
         load_spec(tmp_path)
