@@ -112,7 +112,7 @@ def test_the_solver_finds_no_less_than_disjoint_blocks_say():
 @pytest.mark.parametrize(
     ("blocks", "n", "depth", "argument"),
     [
-        ([], 0, 3, "blocks"),
+        ([], 1, 3, "blocks"),
         ([jnp.ones(3)], 3, 3, "blocks"),
         ([jnp.ones((2, 2))], 5, 3, "num_measurements"),
         ([jnp.ones((2, 2))], 4, 1, "depth"),
@@ -218,7 +218,7 @@ def test_the_smallest_sharpness_scales_with_the_covariance(scale):
 
 @pytest.mark.usefixtures("unchecked")
 def test_bad_arguments_of_the_smallest_sharpness():
-    with pytest.raises(UsageError, match=r"^covariance, w: got shapes"):
+    with pytest.raises(UsageError, match=r"^w: got shape \(4,\), expected \(3,\)"):
         smallest_sharpness.smallest_sharpness(jnp.eye(3), jnp.ones(4), 2)
     with pytest.raises(UsageError, match=r"^depth: got 0"):
         smallest_sharpness.smallest_sharpness(jnp.eye(3), jnp.ones(3), 0)

@@ -253,7 +253,7 @@ def test_a_proof_that_fails_is_said():
         ((jnp.ones((3, 4)), 3), r"matrix: got shape \(3, 4\), expected \(4, 5\)"),
         ((jnp.ones((4, 5), jnp.float32), 3), "induced_regulariser: needs float64, got float32"),
         ((jnp.full((4, 5), jnp.nan), 3), "matrix: got 20 value.s. that are NaN"),
-        ((jnp.ones((4, 5)), 0), "depth: got 0, expected a whole number >= 1"),
+        ((jnp.ones((4, 5)), 0), "depth: got 0, expected an integer >= 1"),
     ],
 )
 def test_bad_matrices_are_refused(arguments, sentence, unchecked):

@@ -357,7 +357,10 @@ ROWS, COLS, VALUES = np.array([0, 1, 1, 0]), np.array([0, 1, 0, 1]), np.array([1
         ({"shape": (2, 0)}, "shape: got 0, expected an integer >= 1"),
         ({"rows": np.array([0, 1, 2, 0])}, r"rows: entry 2 is 2, outside \[0, 2\)"),
         ({"rows": np.array([0, 1, -1, 0])}, "rows: got -1, expected an array of integers >= 0"),
-        ({"cols": np.array([0.0, 1, 0, 1])}, r"cols: got an array of float64 and shape \(4,\), expected an array of integers"),
+        (
+            {"cols": np.array([0.0, 1, 0, 1])},
+            r"cols: got an array of float64 and shape \(4,\), expected an array of integers",
+        ),
         ({"cols": np.array([0, 1, 0])}, r"cols: got shape \(3,\), expected \(4,\), as `rows` has m = 4"),
         ({"cols": np.array([0, 1, 0, 0])}, r"given again, the first is \(0, 0\); average"),
         (

@@ -254,7 +254,6 @@ MISTAKES = {
     ),
     "m": (lambda: matrix_sensing(KEY, (3, 4), 1, 0), r"num_measurements: got 0, expected an integer >= 1"),
     "sensing noise": (lambda: matrix_sensing(KEY, (3, 4), 1, 5, noise=-1.0), "noise: got -1.0"),
-    "width": (lambda: matrix_sensing(KEY, (3, 4), 1, 5, width=2), "hidden width 2"),
     "fraction": (
         lambda: matrix_completion(KEY, (3, 4), 1, 1.5),
         r"fraction: got 1\.5, expected a finite number > 0 and <= 1",
