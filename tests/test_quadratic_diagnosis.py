@@ -1,5 +1,7 @@
 """Quadratic networks between flat, norm-minimal and orthogonal: closed forms, bounds, mistakes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +53,8 @@ def test_a_flat_solution_is_diagnosed(flat, smallest):
 def test_the_trace_is_the_hessians(flat):
     plus, minus = theory.flat_units(OP, flat.matrix)
     made = pb.quadratic_network(jax.random.key(0), 6, 16, positive=plus.shape[1], negative=minus.shape[1])
-    problem = pb.RecoveryProblem(OP, made.problem.parameterization, B)
+    units = dataclasses.replace(made.problem.parameterization, positive=plus.shape[1], negative=minus.shape[1])
+    problem = pb.RecoveryProblem(OP, units, B)
     found = diagnose_quadratic(OP, B, flat.matrix)
     assert float(hessian_trace(problem, (plus, minus)).value) == pytest.approx(found.trace, rel=1e-8)
 
