@@ -346,7 +346,7 @@ def test_a_batch_without_low_rank_answers_is_split():
         assert not solution.stats.get("pursued", False)
         check_kkt(program, solution)
     value = solutions[0].primal_value
-    refuted, kept = sv.solve_batch([programs[0]] * 2, below=[1.5 * value, float("nan")])
+    refuted, kept = sv.solve_batch([programs[0]] * 2, below=[1.5 * value, float("-inf")])
     assert refuted.outcome is Outcome.undercut
     assert refuted.primal_value < 1.5 * value
     assert refuted.residual < 1e-10

@@ -219,7 +219,7 @@ def test_single_precision_has_the_distribution_of_double_at_the_edge_of_stabilit
         (lambda: Network(3, 2, form="residual", output_vector=[0, 0, 0]), "a norm above zero"),
         (lambda: Network(3, 2, activation="glue"), "did you mean 'gelu'"),
         (lambda: Network(3, 0), "depth: got 0"),
-        (lambda: regression_data(np.ones((3, 2)), np.ones(4)), "expected \\(n, d\\) and \\(n,\\)"),
+        (lambda: regression_data(np.ones((3, 2)), np.ones(4)), "outputs: got shape \\(4,\\), expected \\(3,\\)"),
         (lambda: regression_data(np.ones((3, 2)), [1.0, np.nan, 0.0]), "outputs: got 1 value"),
     ],
 )

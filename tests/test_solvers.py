@@ -399,13 +399,13 @@ def test_methods_refuse_what_they_cannot_solve():
         sv.solve(frobenius, sv.DouglasRachford())
     with pytest.raises(UsageError, match=r"got ClosedForm for MinNuclearNorm, expected MinFrobenius; use Auto"):
         sv.solve(nuclear, sv.ClosedForm())
-    with pytest.raises(UsageError, match=r"tolerance: got -1.0, expected a positive"):
+    with pytest.raises(UsageError, match=r"tolerance: got -1.0, expected a finite number > 0"):
         sv.solve(nuclear, tolerance=-1.0)
-    with pytest.raises(UsageError, match="max_iterations: got 0, expected a positive"):
+    with pytest.raises(UsageError, match="max_iterations: got 0, expected an integer >= 1"):
         sv.solve(nuclear, max_iterations=0)
-    with pytest.raises(UsageError, match=r"relaxation: got 2.0, expected a value between 0 and 2"):
+    with pytest.raises(UsageError, match=r"relaxation: got 2.0, expected a finite number > 0 and < 2"):
         sv.DouglasRachford(relaxation=2.0)
-    with pytest.raises(UsageError, match=r"first_step: got 0.0, expected a positive"):
+    with pytest.raises(UsageError, match=r"first_step: got 0.0, expected a finite number > 0"):
         sv.DouglasRachford(first_step=0.0)
 
     class Other(sv.AbstractProgram):

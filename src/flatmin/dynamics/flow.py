@@ -39,6 +39,7 @@ SOLVERS = {"tsit5": "Tsit5", "dopri5": "Dopri5", "dopri8": "Dopri8", "kvaerno5":
 NEAR = 1e-3  # of the way travelled: a Newton step that must be shorter for a minimum to be reached, at any tolerance
 ACCURACY = 10  # times the accuracy of a step is no distance
 TINY = float(np.finfo(float).tiny)
+VANISHED = 0.5  # of the largest gradient of the path: what is above has not vanished
 LOWER = 0.1  # times the gradient at which a look at the curvature found no minimum near: where to look again
 
 Sides = Callable[[PyTree], tuple[PyTree, PyTree]]
@@ -352,7 +353,9 @@ def gradient_flow(
 
     def look() -> tuple[Ends, float]:
         accuracy = ACCURACY * (atol + rtol * float(_norm(path.params)))
-        return ends_of(flow.loss, path.params), max(near * _distance(path.params, floats), accuracy)
+        # a gradient that is still the largest of the path has not vanished, however short the Newton step (at a pole)
+        vanished = float(path.gradient_norm) < VANISHED * float(path.peak)
+        return ends_of(flow.loss, path.params), max(near * _distance(path.params, floats) * vanished, accuracy)
 
     record()
     level = least  # of the gradient, relative to its largest, at which to look at the curvature next

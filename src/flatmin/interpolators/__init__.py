@@ -10,5 +10,5 @@ from flatmin.interpolators.flow import label_noise_time as label_noise_time
 from flatmin.interpolators.regulariser import InducedRegulariser as InducedRegulariser
 from flatmin.interpolators.regulariser import induced_regulariser as induced_regulariser
 from flatmin.interpolators.regulariser import single_measurement_values as single_measurement_values
-from flatmin.interpolators.solver import FlattestSolution as FlattestSolution
+from flatmin.interpolators.solution import FlattestSolution as FlattestSolution
 from flatmin.interpolators.solver import flattest as flattest

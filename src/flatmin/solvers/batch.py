@@ -56,7 +56,8 @@ def solve_batch(
         tolerance: largest accepted relative gap.
         max_iterations: limit of iterations for each.
         below: one value for each programme, such as the norm of the planted truth: a programme is left, as `undercut`,
-            as soon as a feasible point is 1e-6 below it, which proves that its minimiser is another one. NaN for none.
+            as soon as a feasible point is 1e-6 below it, which proves that its minimiser is another one. Minus
+            infinity for none.
 
     Returns:
         One solution for each programme, in order. `stats["pursued"]` says how it was found.
@@ -68,12 +69,12 @@ def solve_batch(
     refuse_fork()
     check_positive("tolerance", tolerance)
     check_positive("max_iterations", max_iterations)
-    values = [math.nan] * len(programs) if below is None else [float(value) for value in below]
+    values = [-math.inf] * len(programs) if below is None else [float(value) for value in below]
     if len(values) != len(programs):
         raise UsageError(f"below: got {len(values)} values for {len(programs)} programmes, expected one for each")
     with blas_threads(1):
         return [
-            _solve(program, tolerance, int(max_iterations), None if math.isnan(value) else value)
+            _solve(program, tolerance, int(max_iterations), None if value == -math.inf else value)
             for program, value in zip(programs, values, strict=True)
         ]
 

@@ -71,7 +71,7 @@ def decide(
             return Verdict(solution, error, 1.0)
         return Verdict(solution, error, 0.0 if beaten or solution.gap <= FINE else math.nan)
 
-    first = judge(attempt(COARSE, math.nan))
+    first = judge(attempt(COARSE, -math.inf))
     return judge(attempt(FINE, known)) if math.isnan(first.recovered) else first
 
 
