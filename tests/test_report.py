@@ -303,7 +303,7 @@ def test_grid_ticks_are_round_numbers():
         (lambda: Series("a", [1], [1], low=[0]), "expected low and high; pass both"),
         (lambda: Series("a", [1], [1], kind="band"), "expected low and high; pass both"),
         (lambda: Series("a", [1], [1], low=[2], high=[1]), "got low > high"),
-        (lambda: Series("a", [1], ["x"]), "expected real numbers with 1 dimension"),
+        (lambda: Series("a", [1], ["x"]), r"y: got a list of 1, expected an array of real numbers of shape \(n,\)"),
         (lambda: Series("a", [1], [1], kind="lines"), "did you mean 'line'"),
         (lambda: one_panel(Series("a", [1], [1], low=[0], high=[2])), "does not say what they are"),
         (

@@ -8,6 +8,7 @@ from flatmin._core.array_domains import RealArray as RealArray
 from flatmin._core.certificates import Certificate as Certificate
 from flatmin._core.certificates import Certified as Certified
 from flatmin._core.checked import checked as checked
+from flatmin._core.checked import checked_anywhere as checked_anywhere
 from flatmin._core.checked import domains_of as domains_of
 from flatmin._core.checks import as_real as as_real
 from flatmin._core.checks import check_at_least as check_at_least
@@ -23,6 +24,7 @@ from flatmin._core.domains import Choice as Choice
 from flatmin._core.domains import Domain as Domain
 from flatmin._core.domains import Flag as Flag
 from flatmin._core.domains import FloatType as FloatType
+from flatmin._core.domains import Foreign as Foreign
 from flatmin._core.domains import Free as Free
 from flatmin._core.domains import Function as Function
 from flatmin._core.domains import Instance as Instance

@@ -17,8 +17,8 @@ class RealArray(Domain):
     """Real numbers of a given shape.
 
     Args:
-        axes: one entry an axis: a number, a name that binds, or `_` for any length; None for any shape; a leading
-            `...` for any axes before the others.
+        axes: one entry an axis: a number, a name that binds, or `_` (`_n`: named in sentences) for any length; None
+            for any shape; a leading `...` for any axes before the others.
         low: smallest entry.
         above: whether `low` itself is left out.
         high: largest entry.
@@ -28,6 +28,7 @@ class RealArray(Domain):
         semidefinite: whether the symmetric matrix must have no negative eigenvalue, to rounding.
         definite: whether all its eigenvalues must be positive, beyond rounding.
         nonempty: whether at least one entry is needed.
+        kept: whether integers and booleans stay what they are.
     """
 
     def __init__(
@@ -43,12 +44,13 @@ class RealArray(Domain):
         semidefinite: bool = False,
         definite: bool = False,
         nonempty: bool = False,
+        kept: bool = False,
     ) -> None:
         self.axes = None if axes is None else tuple(axes.split())
         self.low, self.above, self.high, self.finite, self.host = low, above, high, finite, host
         self.semidefinite, self.definite = semidefinite or definite, definite
         self.symmetric = symmetric or self.semidefinite
-        self.nonempty = nonempty
+        self.nonempty, self.kept = nonempty, kept
 
     def expected(self) -> str:
         """`a symmetric array of finite real numbers of shape (d1, d1)`."""
@@ -80,7 +82,7 @@ class RealArray(Domain):
         _check_shape(self, argument, value, array, self.axes, sizes)
         if self.nonempty and array.size == 0:
             raise self.refuse(argument, value, ", which is empty")
-        array = _floating(array, self.host)
+        array = _native(np.asarray(array)) if self.kept else _floating(array, self.host)
         if not isinstance(array, Tracer):
             self._check_values(argument, np.asarray(array))
         return array
@@ -126,18 +128,18 @@ class RealArray(Domain):
 class Numbers(Domain):
     """A number of an interval, or an array of such numbers of any shape, for functions that work entry by entry."""
 
-    def __init__(self, one: Real, *, undefined: bool = False) -> None:
-        self.one, self.undefined = one, undefined
+    def __init__(self, one: Real) -> None:
+        self.one = one
 
     def expected(self) -> str:
         """`a finite number >= 0, or an array of such`."""
-        return f"{self.one.expected()}{', NaN for undefined' * self.undefined}, or an array of such"
+        return f"{self.one.expected()}, or an array of such"
 
     def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
         """The number or the array."""
         number = scalar(value)
         if isinstance(number, int | float):
-            if not self.one.contains(number) and not (self.undefined and number != number):
+            if not self.one.contains(number):
                 raise self.refuse(argument, value)
             return value if isinstance(value, jax.Array) else float(number)
         array = as_array(self, argument, value)
@@ -146,7 +148,7 @@ class Numbers(Domain):
         array = _floating(array, host=False)
         if not isinstance(array, Tracer):
             for entry in np.asarray(array, dtype=float).ravel():
-                if not self.one.contains(entry) and not (self.undefined and np.isnan(entry)):
+                if not self.one.contains(entry):
                     raise UsageError(f"{argument}: got an entry {entry:.6g}, expected {self.expected()}")
         return array
 
@@ -235,7 +237,11 @@ def shape_words(axes: tuple[str, ...] | None) -> str:
     """` of shape (m, d1)`; empty for any shape."""
     if axes is None or axes == ("...",):
         return ""
-    return " of shape (" + ", ".join(axes) + ("," if len(axes) == 1 else "") + ")"
+    return " of shape (" + ", ".join(map(_axis_word, axes)) + ("," if len(axes) == 1 else "") + ")"
+
+
+def _axis_word(name: str) -> str:
+    return name.lstrip("_") or name
 
 
 def _masked(value: Any, depth: int = 0) -> bool:
@@ -314,7 +320,7 @@ def _check_shape(
             fits = False
             if origin != argument:
                 origins.add(f"`{origin}` has {name} = {known}")
-        wanted.append(name if known is None or (known == size and origin == argument) else str(known))
+        wanted.append(_axis_word(name) if known is None or (known == size and origin == argument) else str(known))
     if not fits:
         because = ", as " + " and ".join(sorted(origins)) if origins else ""
         raise UsageError(

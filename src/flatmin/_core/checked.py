@@ -191,13 +191,32 @@ def checked(**domains: Domain) -> Callable[[C], C]:
 
     Raises:
         TypeError: at import, when the domain of an argument is not known or an argument does not exist.
+        JobError: from the function, in a process that was forked after JAX had started.
     """
+    return _decorator(domains, refuse_fork)
 
+
+def checked_anywhere(**domains: Domain) -> Callable[[C], C]:
+    """`checked` for what computes nothing with JAX, and so works in a forked process too.
+
+    Args:
+        domains: domains of arguments whose annotation and name do not say what they accept.
+
+    Returns:
+        The decorator.
+
+    Raises:
+        TypeError: at import, as in `checked`.
+    """
+    return _decorator(domains, None)
+
+
+def _decorator(domains: dict[str, Domain], before: Callable[[], None] | None) -> Callable[[C], C]:
     def decorate(target: C) -> C:
         signature = inspect.signature(target)
         table = {}
         for name, parameter in signature.parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD or name == "self":
+            if parameter.kind is parameter.VAR_KEYWORD or name in ("self", "cls"):
                 continue
             domain = domains.get(name) or _declared(parameter)
             if domain is None:
@@ -215,7 +234,8 @@ def checked(**domains: Domain) -> Callable[[C], C]:
                 bound = signature.bind(*args, **kwargs)
             except TypeError:
                 return target(*args, **kwargs)  # Python's own sentence
-            refuse_fork()
+            if before is not None:
+                before()
             accept_all(table, bound)
             return target(*bound.args, **bound.kwargs)
 

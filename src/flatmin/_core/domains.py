@@ -65,6 +65,10 @@ def described(value: Any) -> str:
     return f"a value of type {type(value).__name__}"
 
 
+def _article(name: str) -> str:
+    return "an" if name[0] in "AEIOaeiox" else "a"
+
+
 class Domain(abc.ABC):
     """A set of values that an argument may have."""
 
@@ -162,8 +166,10 @@ class Real(Domain):
         above: bool = False,
         below: bool = False,
         infinite: bool = False,
+        undefined: bool = False,
     ) -> None:
-        self.low, self.high, self.above, self.below, self.infinite = low, high, above, below, infinite
+        self.low, self.high, self.above, self.below = low, high, above, below
+        self.infinite, self.undefined = infinite, undefined
 
     def expected(self) -> str:
         """`a finite number > 0`."""
@@ -173,7 +179,7 @@ class Real(Domain):
             ends.append(f"{'>' if self.above else '>='} {self.low:g}")
         if self.high < math.inf:
             ends.append(f"{'<' if self.below else '<='} {self.high:g}")
-        return " ".join([start, " and ".join(ends)]).strip()
+        return " ".join([start, " and ".join(ends)]).strip() + ", NaN for undefined" * self.undefined
 
     def contains(self, number: float) -> bool:
         """Whether a Python number lies inside."""
@@ -181,7 +187,9 @@ class Real(Domain):
             number = float(number)
         except OverflowError:
             return False
-        if math.isnan(number) or (math.isinf(number) and not self.infinite):
+        if math.isnan(number):
+            return self.undefined
+        if math.isinf(number) and not self.infinite:
             return False
         return (number > self.low if self.above else number >= self.low) and (
             number < self.high if self.below else number <= self.high
@@ -205,7 +213,8 @@ class Instance(Domain):
 
     def expected(self) -> str:
         """`a RecoveryProblem`."""
-        return self.what or " or ".join(f"a {c.__name__.removeprefix('Abstract')}" for c in self.classes)
+        names = [c.__name__.removeprefix("Abstract") for c in self.classes]
+        return self.what or " or ".join(f"{_article(name)} {name}" for name in names)
 
     def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
         """The object."""
@@ -215,6 +224,24 @@ class Instance(Domain):
         if named is not None:
             for name, size in named().items():
                 sizes.setdefault(name, (size, argument))
+        return value
+
+
+class Foreign(Domain):
+    """An object of another package's class, which is not imported to look: one that exists has its class imported."""
+
+    def __init__(self, name: str) -> None:
+        self.package, _, self.name = name.partition(".")
+
+    def expected(self) -> str:
+        """`an xarray.Dataset`."""
+        return f"{_article(self.package)} {self.package}.{self.name}"
+
+    def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
+        """The object."""
+        classes = ((c.__module__.partition(".")[0], c.__qualname__) for c in type(value).__mro__)
+        if (self.package, self.name) not in classes:
+            raise self.refuse(argument, value)
         return value
 
 

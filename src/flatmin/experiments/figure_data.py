@@ -6,12 +6,12 @@ is JSON in the variable `figure`. The round trip is exact, NaN and integer types
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flatmin._core import UsageError
+from flatmin._core import Foreign, UsageError, checked_anywhere
 from flatmin.experiments.figures import (
     AnyPanel,
     Axis,
@@ -27,13 +27,15 @@ from flatmin.experiments.runs import Run
 if TYPE_CHECKING:
     import xarray as xr
 
+DATASET = Foreign("xarray.Dataset")
 _MARK = "figure"
 _FORMAT = 1
 _PANELS = {"curves": Panel, "heatmap": HeatmapPanel, "image": ImagePanel}
 _ARRAYS = {"x", "y", "low", "high", "x_values", "y_values", "values", "image"}
 
 
-def figure_data(figures: Iterable[Figure]) -> dict[str, "xr.Dataset"]:
+@checked_anywhere()
+def figure_data(figures: Sequence[Figure]) -> dict[str, "xr.Dataset"]:
     """Figures as the datasets of a `RunContent`; they are stored as `data/figure-<n>-<key>.nc`.
 
     Args:
@@ -45,13 +47,13 @@ def figure_data(figures: Iterable[Figure]) -> dict[str, "xr.Dataset"]:
     Raises:
         UsageError: if two figures share a key.
     """
-    figures = list(figures)
     keys = [f.key for f in figures]
     if len(set(keys)) != len(keys):
         raise UsageError(f"figures: got the keys {', '.join(keys)}, expected different ones; rename the repeated")
     return {f"figure-{i:02d}-{f.key}": to_dataset(f) for i, f in enumerate(figures, start=1)}
 
 
+@checked_anywhere()
 def figures_of(run: Run) -> dict[str, Figure]:
     """The figures of a stored run.
 
@@ -65,6 +67,7 @@ def figures_of(run: Run) -> dict[str, Figure]:
     return {name: from_dataset(dataset) for name, dataset in loaded.items() if is_figure(dataset)}
 
 
+@checked_anywhere()
 def to_dataset(figure: Figure) -> "xr.Dataset":
     """The labelled arrays behind a figure.
 
@@ -109,6 +112,7 @@ def to_dataset(figure: Figure) -> "xr.Dataset":
     return xr.Dataset(arrays, coordinates, {k: v for k, v in attributes.items() if v})
 
 
+@checked_anywhere(dataset=DATASET)
 def is_figure(dataset: "xr.Dataset") -> bool:
     """Whether a dataset was made by `to_dataset`.
 
@@ -121,6 +125,7 @@ def is_figure(dataset: "xr.Dataset") -> bool:
     return _MARK in dataset.variables and dataset[_MARK].ndim == 0
 
 
+@checked_anywhere(dataset=DATASET)
 def from_dataset(dataset: "xr.Dataset") -> Figure:
     """The figure that `to_dataset` stored.
 
@@ -135,11 +140,18 @@ def from_dataset(dataset: "xr.Dataset") -> Figure:
     """
     if not is_figure(dataset):
         raise UsageError("dataset: got one without a figure, expected what to_dataset wrote")
-    plain = json.loads(str(dataset[_MARK].item()))
-    if plain.pop("format") != _FORMAT:
-        raise UsageError(f"dataset: got a figure of another format, expected {_FORMAT}; use the flatmin that wrote it")
-    panels = tuple(_panel(dataset, _letter(i), entry) for i, entry in enumerate(plain.pop("panels")))
-    return Figure(panels=panels, **plain)
+    try:
+        plain = json.loads(str(dataset[_MARK].item()))
+        if plain.pop("format") != _FORMAT:
+            raise UsageError(
+                f"dataset: got a figure of another format, expected {_FORMAT}; use the flatmin that wrote it"
+            )
+        panels = tuple(_panel(dataset, _letter(i), entry) for i, entry in enumerate(plain.pop("panels")))
+        return Figure(panels=panels, **plain)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"dataset: holds no whole figure ({error!r}), expected what to_dataset wrote") from error
 
 
 def _put_series(

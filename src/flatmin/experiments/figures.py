@@ -6,18 +6,26 @@ a reader sees comes from the arrays in here, so the arrays stored beside a figur
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flatmin._core import UsageError, choose
+from flatmin._core import Integer, Optional, Real, RealArray, SequenceOf, UsageError, checked_anywhere
 from flatmin.experiments.specs import check_slug
 
 SeriesKind = Literal["line", "points", "band", "steps"]
 Role = Literal["data", "theory", "context"]
 
+LIMITS = Optional(SequenceOf(Real(), 2))
+"""Both ends of an axis."""
 
+VECTOR = RealArray("_n", finite=False, host=True, kept=True)
+GRID = RealArray("_rows _columns", finite=False, host=True, kept=True)
+"""What is drawn: NaN was not measured, integers stay integers."""
+
+
+@checked_anywhere(limits=LIMITS)
 @dataclasses.dataclass(frozen=True)
 class Axis:
     """An axis: `label (unit)`, linear or logarithmic.
@@ -40,6 +48,7 @@ class Axis:
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
 
+@checked_anywhere(x=VECTOR, y=VECTOR, low=Optional(VECTOR), high=Optional(VECTOR))
 @dataclasses.dataclass(frozen=True)
 class Series:
     """One curve, set of points or band.
@@ -63,14 +72,9 @@ class Series:
     role: Role = "data"
 
     def __post_init__(self) -> None:
-        """Make arrays of the sequences and check that they fit."""
-        choose("kind", self.kind, get_args(SeriesKind))
-        choose("role", self.role, get_args(Role))
+        """Keep arrays that nobody writes to, and check that they fit."""
         where = f"series {self.label!r}"
-        for name in ("x", "y", "low", "high"):
-            value = getattr(self, name)
-            if value is not None:
-                _store_array(self, name, value, dimensions=1, where=where)
+        _keep(self, "x", "y", "low", "high")
         if (self.low is None) != (self.high is None) or (self.kind == "band" and self.low is None):
             raise UsageError(
                 f"{where}: got one end of the interval or none for a band, expected low and high; pass both"
@@ -84,6 +88,7 @@ class Series:
             raise UsageError(f"{where}: got low > high, expected low <= high; exchange them")
 
 
+@checked_anywhere(value=Real())
 @dataclasses.dataclass(frozen=True)
 class ReferenceLine:
     """A straight line across a panel.
@@ -99,6 +104,7 @@ class ReferenceLine:
     axis: Literal["x", "y"] = "y"
 
 
+@checked_anywhere()
 @dataclasses.dataclass(frozen=True)
 class Panel:
     """Curves over one pair of axes.
@@ -118,9 +124,7 @@ class Panel:
     lines: tuple[ReferenceLine, ...] = ()
 
     def __post_init__(self) -> None:
-        """Keep tuples, and refuse a panel in which nothing could be seen."""
-        object.__setattr__(self, "series", tuple(self.series))
-        object.__setattr__(self, "lines", tuple(self.lines))
+        """Refuse a panel in which nothing could be seen."""
         for axis, name in ((self.x, "x"), (self.y, "y")):
             for series in self.series if axis.log else ():
                 values = np.asarray(getattr(series, name), dtype=float)
@@ -131,6 +135,7 @@ class Panel:
                     )
 
 
+@checked_anywhere(x_values=VECTOR, y_values=VECTOR, values=GRID)
 @dataclasses.dataclass(frozen=True)
 class HeatmapPanel:
     """Values on a grid in grey, with a colour bar; cells that were not measured (NaN) are marked.
@@ -157,14 +162,11 @@ class HeatmapPanel:
     series: tuple[Series, ...] = ()
 
     def __post_init__(self) -> None:
-        """Make arrays of the sequences and check that they fit."""
+        """Keep arrays that nobody writes to, and check that they fit."""
         where = f"panel {self.title!r}"
-        object.__setattr__(self, "series", tuple(self.series))
         if any(s.low is not None for s in self.series):
             raise UsageError(f"{where}: got a series with an interval over a grid, expected lines or points only")
-        _store_array(self, "x_values", self.x_values, dimensions=1, where=where)
-        _store_array(self, "y_values", self.y_values, dimensions=1, where=where)
-        _store_array(self, "values", self.values, dimensions=2, where=where)
+        _keep(self, "x_values", "y_values", "values")
         expected = (len(np.asarray(self.y_values)), len(np.asarray(self.x_values)))
         if np.shape(self.values) != expected:
             raise UsageError(
@@ -172,6 +174,7 @@ class HeatmapPanel:
             )
 
 
+@checked_anywhere(image=GRID, limits=LIMITS)
 @dataclasses.dataclass(frozen=True)
 class ImagePanel:
     """A matrix as a grey image, row 0 on top; cells that were not measured (NaN) are marked.
@@ -187,13 +190,14 @@ class ImagePanel:
     limits: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        """Make an array of the image."""
-        _store_array(self, "image", self.image, dimensions=2, where=f"panel {self.title!r}")
+        """Keep an array that nobody writes to."""
+        _keep(self, "image")
 
 
 AnyPanel = Panel | HeatmapPanel | ImagePanel
 
 
+@checked_anywhere(columns=Optional(Integer(1)))
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """A figure of a paper or a report.
@@ -216,13 +220,10 @@ class Figure:
     intervals: str = ""
 
     def __post_init__(self) -> None:
-        """Keep a tuple of panels, and refuse intervals that nobody explains."""
+        """Refuse no panels, and intervals that nobody explains."""
         check_slug("key", self.key)
-        object.__setattr__(self, "panels", tuple(self.panels))
         if not self.panels:
             raise UsageError(f"panels: got none for figure {self.key!r}, expected at least one")
-        if self.columns is not None and self.columns < 1:
-            raise UsageError(f"columns: got {self.columns}, expected a value >= 1")
         drawn = any(s.low is not None for p in self.panels if isinstance(p, Panel) for s in p.series)
         if drawn and not self.intervals:
             raise UsageError(
@@ -294,12 +295,10 @@ def has_missing(panel: AnyPanel) -> bool:
     return not isinstance(panel, Panel) and bool(np.isnan(grid_of(panel)).any())
 
 
-def _store_array(owner: object, name: str, value: ArrayLike, *, dimensions: int, where: str) -> None:
-    array = np.array(value)
-    if array.ndim != dimensions or array.dtype.kind not in "fiub":
-        raise UsageError(
-            f"{where}: got {name} of shape {array.shape} and type {array.dtype}, expected real numbers with "
-            f"{dimensions} dimension(s)"
-        )
-    array.setflags(write=False)
-    object.__setattr__(owner, name, array)
+def _keep(owner: object, *names: str) -> None:
+    """Store copies of the arrays among a frozen dataclass's fields that nobody writes to."""
+    for name in names:
+        if (value := getattr(owner, name)) is not None:
+            array = np.array(value)
+            array.setflags(write=False)
+            object.__setattr__(owner, name, array)

@@ -2,15 +2,20 @@
 
 import math
 
+from flatmin._core import Integer, Optional, Real, SequenceOf, checked_anywhere
+
+ANY_NUMBER = Real(infinite=True, undefined=True)
+_DIGITS = Integer(1, 17)
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
+@checked_anywhere(value=ANY_NUMBER, digits=_DIGITS)
 def format_number(value: float, digits: int = 4) -> str:
     """A number with `digits` significant digits; NaN is what was not measured.
 
     Args:
         value: the number.
-        digits: significant digits.
+        digits: significant digits, at most 17.
 
     Returns:
         Text such as `13,400`, `0.3142`, `1.2×10⁻⁹` or `not measured`.
@@ -34,6 +39,7 @@ def format_number(value: float, digits: int = 4) -> str:
     return text.replace("-", "−")
 
 
+@checked_anywhere(interval=Optional(SequenceOf(ANY_NUMBER, 2)), digits=_DIGITS)
 def format_interval(interval: tuple[float, float] | None, digits: int = 4) -> str:
     """`[low, high]`, or nothing when there is none.
 
@@ -47,6 +53,7 @@ def format_interval(interval: tuple[float, float] | None, digits: int = 4) -> st
     return "" if interval is None else "[" + ", ".join(format_number(v, digits) for v in interval) + "]"
 
 
+@checked_anywhere(power=Integer(None))
 def power_of_ten(power: int) -> str:
     """`10` with a Unicode superscript, so that both renderers and the terminal can show it.
 

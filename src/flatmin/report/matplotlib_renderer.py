@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flatmin._core import choose
+from flatmin._core import Choice, UsageError, checked_anywhere
 from flatmin.experiments.figures import (
     Figure,
     HeatmapPanel,
@@ -73,6 +73,7 @@ _RC: Any = {
 }
 
 
+@checked_anywhere()
 def to_matplotlib(figure: Figure) -> "MatplotlibFigure":
     """Draw a figure for print.
 
@@ -109,6 +110,7 @@ def to_matplotlib(figure: Figure) -> "MatplotlibFigure":
     return drawn
 
 
+@checked_anywhere(kind=Choice("pdf", "png"))
 def matplotlib_bytes(figure: Figure, kind: str) -> bytes:
     """A figure as a file's content.
 
@@ -121,7 +123,6 @@ def matplotlib_bytes(figure: Figure, kind: str) -> bytes:
     """
     import matplotlib as mpl
 
-    choose("kind", kind, ("pdf", "png"))
     buffer = io.BytesIO()
     with mpl.rc_context(_RC):
         metadata = {"Title": figure.title, "CreationDate": None} if kind == "pdf" else {"Title": figure.title}
@@ -129,6 +130,7 @@ def matplotlib_bytes(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
+@checked_anywhere()
 def write_matplotlib(figure: Figure, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     """Write `<key>.pdf` and `<key>.png`.
 
@@ -138,7 +140,12 @@ def write_matplotlib(figure: Figure, folder: pathlib.Path) -> tuple[pathlib.Path
 
     Returns:
         Both paths.
+
+    Raises:
+        UsageError: if there is no such folder.
     """
+    if not folder.is_dir():
+        raise UsageError(f"folder: got {folder}, expected a folder that exists; make it first")
     paths = (folder / f"{figure.key}.pdf", folder / f"{figure.key}.png")
     for path in paths:
         path.write_bytes(matplotlib_bytes(figure, path.suffix[1:]))

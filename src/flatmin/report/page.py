@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from flatmin._core import UsageError, checked_anywhere
 from flatmin._core.text import printable
 from flatmin.experiments.certificates import Certificate
 from flatmin.experiments.claims import Claim
@@ -42,6 +43,7 @@ DARK = {
 _BADGES = {"holds": ("✓", "good"), "does not hold": ("✗", "bad"), "not measured": ("–", "open")}
 
 
+@checked_anywhere()
 def render_page(run: Run, figures: Mapping[str, Figure], images: Mapping[str, bytes]) -> str:
     """The page of a run.
 
@@ -52,7 +54,12 @@ def render_page(run: Run, figures: Mapping[str, Figure], images: Mapping[str, by
 
     Returns:
         HTML that loads nothing.
+
+    Raises:
+        UsageError: if a figure has no image.
     """
+    if missing := [figure.key for figure in figures.values() if figure.key not in images]:
+        raise UsageError(f"images: got none for the figure {missing[0]!r}, expected a PNG for each figure by its key")
     sections = {
         "claims": ("Claims", _claims(run.claims)),
         "settings": ("What was run", _settings(run.settings)),

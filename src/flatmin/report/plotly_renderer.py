@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flatmin._core import checked_anywhere
 from flatmin.experiments.figures import (
     AnyPanel,
     Axis,
@@ -27,6 +28,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-se
 _PANEL_HEIGHT = 300
 
 
+@checked_anywhere()
 def to_plotly(figure: Figure) -> "go.Figure":
     """Draw a figure for a notebook: all panels in one plotly figure, legend below.
 

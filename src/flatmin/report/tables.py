@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from flatmin._core import checked_anywhere
 from flatmin.experiments.figures import AnyPanel, Figure, HeatmapPanel, ImagePanel, Panel, Series, grid_of
 from flatmin.experiments.numbers import format_interval, format_number
 
@@ -26,6 +27,7 @@ class ValueTable:
     rows: tuple[tuple[str, ...], ...]
 
 
+@checked_anywhere()
 def value_tables(figure: Figure) -> tuple[ValueTable, ...]:
     """One table a panel: end values of curves, all values of points and of small grids.
 

@@ -117,7 +117,7 @@ def regression_constants(inputs: ArrayLike | Any, outputs: ArrayLike | Any) -> R
     )
 
 
-@checked(a=Numbers(Real(0), undefined=True))
+@checked(a=Numbers(Real(0, undefined=True)))
 @statement("lower", "[M, Thm 1]", "one output; every minimiser; w* the least-squares solution of least norm")
 def sharpness_lower_bound(a: ArrayLike, w_norm: ArrayLike, depth: int) -> Float[Array, "..."]:
     """`S >= 2 L a ||w*||^{2-2/L}` at every minimiser, of any hidden widths.
@@ -141,7 +141,7 @@ def sharpness_lower_bound(a: ArrayLike, w_norm: ArrayLike, depth: int) -> Float[
     return bound if depth == 1 else jnp.where(w_norm == 0, 0.0, bound)
 
 
-@checked(a=Numbers(Real(0), undefined=True))
+@checked(a=Numbers(Real(0, undefined=True)))
 @statement("upper", "[M, Thm 1]", "as sharpness_lower_bound; gradient descent with a constant step")
 def critical_learning_rate(a: ArrayLike, w_norm: ArrayLike, depth: int) -> Float[Array, "..."]:
     """`eta* = 1 / (L a ||w*||^{2-2/L})`: beyond it every minimiser is linearly unstable, `S > 2 / eta`.
