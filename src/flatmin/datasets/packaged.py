@@ -9,9 +9,13 @@ import pathlib
 
 import numpy as np
 
-from flatmin._core import JobError, UsageError, choose
+from flatmin._core import Choice, Integer, JobError, Optional, SequenceOf, UsageError, checked_anywhere
+
+TILE = Optional(SequenceOf(Integer(1), 2))
+"""Shape of a picture."""
 
 
+@checked_anywhere(tile=TILE)
 @dataclasses.dataclass(frozen=True)
 class PackagedFile:
     """A file inside an installed package.
@@ -99,6 +103,7 @@ PACKAGED = {
 }
 
 
+@checked_anywhere(name=Choice(*PACKAGED))
 def load_packaged(name: str) -> np.ndarray:
     """A data set as a matrix.
 
@@ -112,7 +117,7 @@ def load_packaged(name: str) -> np.ndarray:
         UsageError: for an unknown name, one known only in part, or if a package is not installed.
         JobError: if the installed file is not the one known.
     """
-    entry = PACKAGED[choose("name", name, PACKAGED)]
+    entry = PACKAGED[name]
     if entry.partly:
         raise UsageError(f"name: {name} is known only in part, it has no whole matrix; use load_ratings()")
     if entry.path.endswith(".mp4"):
@@ -152,10 +157,10 @@ def packaged_content(name: str) -> bytes:
         The content.
 
     Raises:
-        UsageError: for an unknown name, or if the package is not installed.
+        UsageError: if the package is not installed.
         JobError: if the installed file is not the one known.
     """
-    entry = PACKAGED[choose("name", name, PACKAGED)]
+    entry = PACKAGED[name]
     found = importlib.util.find_spec(entry.package)
     if found is None or not found.submodule_search_locations:
         raise UsageError(f"{name}: this data set comes with {entry.install}, which is not installed; install it")

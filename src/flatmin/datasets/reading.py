@@ -7,7 +7,19 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
-from flatmin._core import UsageError, check_at_least, nearest, regular_file
+from flatmin._core import (
+    AnyOf,
+    Choice,
+    Optional,
+    Path,
+    Real,
+    Text,
+    UsageError,
+    checked,
+    checked_anywhere,
+    nearest,
+    regular_file,
+)
 from flatmin.datasets.arrays import check_npz, read_npz
 from flatmin.datasets.images import read_image
 from flatmin.datasets.packaged import PACKAGED, load_packaged
@@ -19,8 +31,10 @@ from flatmin.measurements import entries
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 TABLES = (".csv", ".parquet")
 ENDINGS = (".npz", *TABLES, *IMAGES)
+SOURCE = AnyOf(Text(1), Path())
 
 
+@checked_anywhere(duplicates=Choice(*DUPLICATES), missing=Optional(Real(0, 1, above=True, below=True)))
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
     """How to read a source; each option belongs to some kinds of source only.
@@ -56,7 +70,8 @@ _OPTIONS = {
 }
 
 
-def read_data(source: str, options: ReadOptions | None = None) -> RecoveryData:
+@checked(source=SOURCE)
+def read_data(source: str | pathlib.Path, options: ReadOptions | None = None) -> RecoveryData:
     """Read a file, or a data set inside an installed package.
 
     Args:
@@ -69,8 +84,7 @@ def read_data(source: str, options: ReadOptions | None = None) -> RecoveryData:
     Raises:
         UsageError: with one sentence on what is wrong with the source or an option.
     """
-    options = options or ReadOptions()
-    check_at_least("seed", options.seed, 0)
+    source, options = str(source), options or ReadOptions()
     kind = kind_of(source)
     _refuse_unused(kind, options)
     if kind == "packaged data":
@@ -131,7 +145,8 @@ def kind_of(source: str) -> str:
     )
 
 
-def fingerprint(source: str, argument: str = "file") -> str:
+@checked_anywhere(source=SOURCE)
+def fingerprint(source: str | pathlib.Path, argument: str = "file") -> str:
     """SHA-256 of what a source holds, wherever it lies.
 
     Args:
@@ -144,8 +159,8 @@ def fingerprint(source: str, argument: str = "file") -> str:
     Raises:
         UsageError: if there is no such file.
     """
-    if source in PACKAGED:
-        return PACKAGED[source].sha256
+    if str(source) in PACKAGED:
+        return PACKAGED[str(source)].sha256
     with existing(source, argument).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

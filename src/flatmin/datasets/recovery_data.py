@@ -5,10 +5,12 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from flatmin._core import UsageError
+from flatmin._core import Optional, RealArray, UsageError, checked_anywhere
+from flatmin.datasets.packaged import TILE
 from flatmin.measurements import AbstractMeasurements, EntryMeasurements, entries
 
 
+@checked_anywhere(targets=RealArray("m", host=True), truth=Optional(RealArray("d1 d2", host=True)), tile=TILE)
 @dataclasses.dataclass(frozen=True)
 class RecoveryData:
     """Measurements of an unknown matrix, and what was measured.

@@ -1,12 +1,13 @@
 """The certificate of a convex solve, as a run keeps it."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 import flatmin._core as core
-from flatmin._core import Result, Solution
+from flatmin._core import Result, Solution, checked_anywhere
+from flatmin._core.models import Model
 
 
-class Certificate(Result, BaseModel):
+class Certificate(Result, Model):
     """What proves a convex value: a primal point, a dual bound and the gap between them.
 
     Attributes:
@@ -43,6 +44,7 @@ class Certificate(Result, BaseModel):
         return f"{self.name}: {self.certificate.headline()} ({self.outcome})"
 
     @classmethod
+    @checked_anywhere()
     def from_solution(cls, name: str, solution: Solution) -> "Certificate":
         """The certificate that a solver's answer carries.
 

@@ -7,20 +7,26 @@ NaN means not measured, and a claim that was not measured does not hold.
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ConfigDict, ValidationError, model_validator
 
-from flatmin._core import JobError
+from flatmin._core import AnyOf, JobError, Optional, Real, SequenceOf, checked_anywhere
+from flatmin._core.models import Mistake, Model
 from flatmin._core.text import printable
-from flatmin.experiments.numbers import format_interval, format_number
+from flatmin.experiments.numbers import ANY_NUMBER, format_interval, format_number
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-class Claim(BaseModel):
+LIMIT = Real(infinite=True)
+MEASURED = AnyOf(ANY_NUMBER, SequenceOf(ANY_NUMBER))
+INTERVAL = Optional(SequenceOf(ANY_NUMBER, 2))
+
+
+class Claim(Model):
     """A statement of a paper beside the number that was measured for it.
 
     Attributes:
@@ -51,11 +57,11 @@ class Claim(BaseModel):
     @model_validator(mode="after")
     def _verdict_fits_the_numbers(self) -> "Claim":
         if self.holds and not self.was_measured:
-            raise ValueError(
-                f"holds: claim {self.name!r} holds but was not measured (NaN); measure it or set holds=False"
+            raise Mistake(
+                ("holds",), f"claim {self.name!r} holds but was not measured (NaN); measure it or set holds=False"
             )
         if self.holds and self.margin < 0:
-            raise ValueError(f"margin: claim {self.name!r} holds with the negative margin {self.margin}")
+            raise Mistake(("margin",), f"claim {self.name!r} holds with the negative margin {self.margin}")
         return self
 
     @property
@@ -82,6 +88,7 @@ class Claim(BaseModel):
         return f"{numbers} {format_interval(self.interval)}".rstrip()
 
     @classmethod
+    @checked_anywhere(limit=LIMIT)
     def at_most(cls, limit: float, **fields: Any) -> "Claim":
         """A claim that holds when all that was measured is `<= limit`.
 
@@ -95,6 +102,7 @@ class Claim(BaseModel):
         return cls.within(-math.inf, limit, **fields)
 
     @classmethod
+    @checked_anywhere(limit=LIMIT)
     def at_least(cls, limit: float, **fields: Any) -> "Claim":
         """A claim that holds when all that was measured is `>= limit`.
 
@@ -108,6 +116,7 @@ class Claim(BaseModel):
         return cls.within(limit, math.inf, **fields)
 
     @classmethod
+    @checked_anywhere(low=LIMIT, high=LIMIT)
     def within(cls, low: float, high: float, **fields: Any) -> "Claim":
         """A claim that holds when all that was measured lies in `[low, high]`.
 
@@ -119,15 +128,19 @@ class Claim(BaseModel):
         Returns:
             The decided claim; its margin is the distance of the worst value to the nearer bound.
         """
+        for name, domain in (("measured", MEASURED), ("interval", INTERVAL)):
+            if name in fields:
+                fields[name] = domain.accept(name, fields[name], {})
         measured = fields.get("measured", math.nan)
-        values = tuple(measured) if isinstance(measured, tuple | list) else (measured,)
-        values += tuple(fields.get("interval") or ())
+        values = measured if isinstance(measured, tuple) else (measured,)
+        values += fields.get("interval") or ()
         known = len(values) > 0 and not any(math.isnan(v) for v in values)
         margin = min(min(high - v, v - low) for v in values) if known else math.nan
         return cls(margin=margin, holds=known and margin >= 0, **fields)
 
 
-def claims_to_json(claims: Iterable[Claim]) -> str:
+@checked_anywhere()
+def claims_to_json(claims: Sequence[Claim]) -> str:
     """Claims as JSON text (NaN and infinities as strings, so that any reader takes it).
 
     Args:
@@ -139,6 +152,7 @@ def claims_to_json(claims: Iterable[Claim]) -> str:
     return json.dumps([json.loads(c.model_dump_json()) for c in claims], indent=2, ensure_ascii=False)
 
 
+@checked_anywhere()
 def claims_from_json(text: str) -> tuple[Claim, ...]:
     """The claims that `claims_to_json` wrote.
 
@@ -157,7 +171,8 @@ def claims_from_json(text: str) -> tuple[Claim, ...]:
         raise JobError(f"claims: the text is not a list of claims ({type(error).__name__}: {error})") from error
 
 
-def claims_table(claims: Iterable[Claim], title: str = "Claims") -> "Table":
+@checked_anywhere()
+def claims_table(claims: Sequence[Claim], title: str = "Claims") -> "Table":
     """The claims for the terminal; fits 80 columns, uses 120 well.
 
     Args:

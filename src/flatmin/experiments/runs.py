@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from flatmin._core import JobError, UsageError, choose
+from flatmin._core import Foreign, JobError, Mapped, UsageError, checked_anywhere, choose
+from flatmin._core.domains import described
 from flatmin.experiments.certificates import Certificate
 from flatmin.experiments.claims import Claim, claims_from_json, claims_to_json
 from flatmin.experiments.specs import Experiment, Setting, canonical_spec, run_id, settings_of
@@ -59,6 +60,7 @@ _DESCRIBING = ("spec.json", "claims.json")
 _RESERVED = {"spec.json", "claims.json", "data", "figures", "report.html", CHECKSUMS}
 
 
+@checked_anywhere(datasets=Mapped(Foreign("xarray.Dataset")))
 @dataclasses.dataclass(frozen=True)
 class RunContent:
     """What a computation hands over to be stored.
@@ -110,6 +112,7 @@ class Run:
             return tuple(sorted(p.stem for p in found if p.parts[0] == "data"))
         return tuple(sorted(p.stem for p in (self.path / "data").glob("*.nc")))
 
+    @checked_anywhere()
     def dataset(self, name: str) -> "xr.Dataset":
         """One dataset, read into memory.
 
@@ -126,6 +129,7 @@ class Run:
         return read_netcdf(self.path / "data" / f"{name}.nc")
 
 
+@checked_anywhere()
 def obtain_run(
     experiment: Experiment,
     spec: BaseModel,
@@ -190,6 +194,7 @@ def obtain_run(
     return load_run(target), True
 
 
+@checked_anywhere()
 def load_run(path: str | pathlib.Path, *, verify: bool = True) -> Run:
     """Read a stored run.
 
@@ -228,6 +233,7 @@ def _refuse_damage(folder: pathlib.Path, names: list[str]) -> None:
         )
 
 
+@checked_anywhere()
 def is_complete(path: str | pathlib.Path) -> bool:
     """Whether a folder is a finished run with nothing missing or changed.
 
@@ -244,6 +250,7 @@ def is_complete(path: str | pathlib.Path) -> bool:
     return True
 
 
+@checked_anywhere()
 def find_runs(out: str | pathlib.Path = DEFAULT_OUT) -> list[Run]:
     """All finished runs in a folder, oldest first; checksums are compared only when one is loaded.
 
@@ -257,6 +264,7 @@ def find_runs(out: str | pathlib.Path = DEFAULT_OUT) -> list[Run]:
     return sorted(runs, key=lambda run: (run.provenance.get("date", ""), run.path.name))
 
 
+@checked_anywhere()
 def find_problems(out: str | pathlib.Path = DEFAULT_OUT) -> list[str]:
     """One sentence for each folder that is not a readable run and each recorded failure.
 
@@ -286,6 +294,7 @@ def changed_files(folder: pathlib.Path, names: Collection[str] = ()) -> list[str
     return [n for n, digest in listed.items() if (not names or n in names) and not is_as_listed(folder, n, digest)]
 
 
+@checked_anywhere()
 def rewrite_derived(run: Run, render: Callable[[Run, pathlib.Path], None]) -> None:
     """Rebuild figures and page of a finished run from its data; the evidence is not touched.
 
@@ -325,11 +334,16 @@ def _is_derived(name: str) -> bool:
     return name.startswith("figures/") or name == "report.html"
 
 
-def _check_content(content: RunContent) -> None:
+def _check_content(content: Any) -> None:
+    if not isinstance(content, RunContent):
+        raise UsageError(f"compute: returned {described(content)}, expected a RunContent")
     names = [c.name for c in content.claims]
     repeated = sorted({n for n in names if names.count(n) > 1})
     if repeated:
         raise UsageError(f"claims: got {', '.join(repeated)} more than once, expected unique names")
+    for name in content.datasets:
+        if not _FILE_NAME.fullmatch(name):
+            raise UsageError(f"datasets: got the name {name!r}, expected letters, digits, '-', '_' and '.'; rename it")
     for name in content.files:
         if not _FILE_NAME.fullmatch(name) or name in _RESERVED:
             raise UsageError(

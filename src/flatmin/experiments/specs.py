@@ -9,16 +9,19 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticSerializationError
 
-from flatmin._core import UsageError, choose
+from flatmin._core import AnyOf, Free, Instance, Integer, UsageError, checked_anywhere
+from flatmin._core.models import Model
 
 Origin = Literal["paper", "ours"]
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
+@checked_anywhere(version=Integer(0))
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """A kind of run.
@@ -42,7 +45,7 @@ class Experiment:
         check_slug("name", self.name)
 
 
-class RunSpec(BaseModel):
+class RunSpec(Model):
     """Base of all specs: frozen, no unknown settings, no NaN.
 
     Nested alternatives that differ only by their class need a `kind` field, or they share an id.
@@ -60,6 +63,7 @@ class RunSpec(BaseModel):
         return None
 
 
+@checked_anywhere(value=Free("any value that JSON holds"))
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """One line of the table of settings.
@@ -93,6 +97,7 @@ def check_slug(argument: str, text: str) -> None:
         )
 
 
+@checked_anywhere(default=Free("validated by the spec"))
 def setting(default: Any = ..., *, origin: Origin, description: str, **constraints: Any) -> Any:
     """A field of a `RunSpec` that knows where its default comes from.
 
@@ -105,7 +110,6 @@ def setting(default: Any = ..., *, origin: Origin, description: str, **constrain
     Returns:
         A pydantic field.
     """
-    choose("origin", origin, get_args(Origin))
     return Field(default, description=description, json_schema_extra={"origin": origin}, **constraints)
 
 
@@ -134,6 +138,7 @@ def declared_settings(spec: BaseModel, prefix: str = "") -> list[Setting]:
     return rows
 
 
+@checked_anywhere()
 def settings_of(spec: BaseModel) -> tuple[Setting, ...]:
     """All settings of a spec, nested ones by dotted names.
 
@@ -162,12 +167,16 @@ def canonical_spec(spec: BaseModel) -> dict[str, Any]:
         A dictionary that JSON can hold exactly.
 
     Raises:
-        UsageError: if a setting is a set (it has no order, so no stable id).
+        UsageError: if a setting is a set (it has no order, so no stable id), or nothing that JSON holds.
     """
     _refuse_sets(spec.model_dump(serialize_as_any=True), "spec")
-    return spec.model_dump(mode="json", serialize_as_any=True)
+    try:
+        return spec.model_dump(mode="json", serialize_as_any=True)
+    except PydanticSerializationError as error:
+        raise UsageError(f"spec: got a setting that JSON cannot hold ({error}), expected plain values") from error
 
 
+@checked_anywhere(version=Integer(0), spec=AnyOf(Instance(BaseModel), Instance(dict)))
 def run_id(experiment: str, version: int, spec: BaseModel | dict[str, Any]) -> str:
     """The identity of a run: 12 hexadecimal digits of the SHA-256 of its canonical JSON.
 
@@ -180,7 +189,7 @@ def run_id(experiment: str, version: int, spec: BaseModel | dict[str, Any]) -> s
         The id; it does not depend on the order of settings or on library versions.
 
     Raises:
-        UsageError: if a setting has no JSON form (NaN, infinity).
+        UsageError: if a setting has no JSON form (NaN, infinity, objects).
     """
     plain = canonical_spec(spec) if isinstance(spec, BaseModel) else spec
     identity = {"experiment": experiment, "version": version, "spec": plain}
@@ -190,6 +199,8 @@ def run_id(experiment: str, version: int, spec: BaseModel | dict[str, Any]) -> s
         raise UsageError(
             "spec: got a NaN or an infinite setting, expected finite numbers; leave it out or use None"
         ) from error
+    except (TypeError, RecursionError) as error:
+        raise UsageError(f"spec: got a setting that JSON cannot hold ({error}), expected plain values") from error
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flatmin._core import UsageError, check_at_least
+from flatmin._core import Integer, SequenceOf, UsageError, checked_anywhere
 from flatmin._core.forks import refuse_fork
 from flatmin._core.threads import blas_threads
 from flatmin.studies._batches import StudyJob
@@ -73,6 +73,7 @@ class Summary:
     seconds: float
 
 
+@checked_anywhere(shard=SequenceOf(Integer(), 2))
 def run_study(
     spec: StudySpec,
     folder: str | pathlib.Path,
@@ -108,9 +109,6 @@ def run_study(
         UsageError: for arguments out of range, an edited spec, a foreign folder.
         JobError: if the disk or the cluster fails; finished cells are kept.
     """
-    check_at_least("workers", workers, 1)
-    if batch_size is not None:
-        check_at_least("batch-size", batch_size, 1)
     check_share(shard)
     if spec.adaptive is not None and shard[1] > 1:
         raise UsageError("shard: an adaptive study decides as it goes and has no shares; use --workers or --scheduler")

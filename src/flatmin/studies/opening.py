@@ -2,7 +2,7 @@
 
 import pathlib
 
-from flatmin._core import JobError, UsageError
+from flatmin._core import JobError, UsageError, checked_anywhere
 from flatmin.storage.folders import CHECKSUMS
 from flatmin.studies._manifest import DESCRIPTION, described_study, read_description, write_description
 from flatmin.studies._segments import DONE
@@ -14,6 +14,7 @@ _OURS = ("segments", "specs", "running", "logs", CHECKSUMS)
 """What a folder holds whose making was interrupted."""
 
 
+@checked_anywhere()
 def find_store(folder: pathlib.Path) -> Store:
     """The study in a folder.
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from flatmin._core import UsageError, read_text
+from flatmin._core import Free, Mapped, Optional, UsageError, checked_anywhere, read_text
+from flatmin._core.models import explained, telling
 from flatmin.studies._lines import Path, line_of, toml_lines, yaml_lines
-from flatmin.studies.spec import StudySpec, explained, telling
+from flatmin.studies.spec import StudySpec
 
 MOST_VALUES = 1_000_000
 """Values and names in a YAML file, each counted as often as an alias stands for it."""
@@ -19,6 +20,9 @@ DEEPEST = 32
 _DEEP = f"nests more than {DEEPEST} tables or lists in each other, which no setting takes; write it flat"
 
 
+@checked_anywhere(
+    raw=Mapped(Free("each setting is validated by the spec")), lines=Optional(Free("lines of a file that was read"))
+)
 def study_spec(raw: Mapping[str, Any], *, source: str = "", lines: Mapping[Path, int] | None = None) -> StudySpec:
     """A spec from plain values, with one sentence for the first mistake.
 
@@ -82,6 +86,7 @@ def _trimmed(path: Path) -> Path:
     return tuple(part for part in path if not part.startswith(("tuple[", "function-", "Range")) and part != "Range")
 
 
+@checked_anywhere()
 def load_spec(path: str | pathlib.Path) -> StudySpec:
     """Read a study from a file.
 

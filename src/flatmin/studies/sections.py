@@ -3,20 +3,12 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from flatmin._core import nearest
-from flatmin.studies._lines import Path
+from flatmin._core.models import Mistake, Model
 from flatmin.studies._settings import Count, Positive, Section
 from flatmin.studies.quantities import known_quantities
-
-
-class Mistake(ValueError):  # noqa: N818 - the user's, not ours
-    """A mistake in a spec and where it stands."""
-
-    def __init__(self, path: Path, sentence: str):
-        super().__init__(sentence)
-        self.path = path
 
 
 def tupled(value: Any) -> Any:
@@ -129,7 +121,7 @@ class Random(Section):
     draw: Annotated[dict[str, Distribution], Field(min_length=1)]
 
 
-class Function(BaseModel):
+class Function(Model):
     """A cell that is a user's function, called as `function(seed=..., **settings)`; it returns a number by output.
 
     Attributes:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from flatmin._core import nearest
-from flatmin.studies._lines import Path
+from flatmin._core.models import Mistake, Model, explained, shown
 from flatmin.studies._settings import FAMILIES, section_model
 from flatmin.studies.axes import Range, Values
 from flatmin.studies.grid import SAMPLE, SEED
@@ -19,7 +19,6 @@ from flatmin.studies.sections import (
     Batching,
     Function,
     Measure,
-    Mistake,
     Random,
     Seeds,
     Stopping,
@@ -34,7 +33,7 @@ FUNCTION = "function"
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
-class StudySpec(BaseModel):
+class StudySpec(Model):
     """A study: every combination of its axes is a cell.
 
     Attributes:
@@ -70,7 +69,7 @@ class StudySpec(BaseModel):
     function: Function | None = None
     stopping: Stopping = Stopping()
     measure: Measure = Measure()
-    axes: dict[str, tuple[Any, ...] | Range] = {}
+    axes: dict[str, tuple[Any, ...] | Range] = Field(default_factory=dict)
     random: Random | None = None
     seeds: Annotated[Seeds, BeforeValidator(seeds_table)] = Seeds()
     precision: Literal["float64", "float32"] = "float64"
@@ -228,7 +227,7 @@ class StudySpec(BaseModel):
                 try:
                     self.settings(first | {key: value})
                 except Mistake as mistake:
-                    raise Mistake(("axes", key), f"the value {_shown(value)}: {mistake}") from mistake
+                    raise Mistake(("axes", key), f"the value {shown(value)}: {mistake}") from mistake
         if random is not None:
             for key in random.draw:
                 for sample in range(min(random.samples, 1000)):
@@ -236,7 +235,7 @@ class StudySpec(BaseModel):
                     try:
                         self.settings(first | {key: value})
                     except Mistake as mistake:
-                        raise Mistake(("random", "draw", key), f"the value {_shown(value)}: {mistake}") from mistake
+                        raise Mistake(("random", "draw", key), f"the value {shown(value)}: {mistake}") from mistake
 
     def _check_measure(self) -> None:
         if self.function is not None:
@@ -297,36 +296,6 @@ def _checked(family: str, table: Mapping[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         path, sentence = explained(error, list(section_model(family, choice).model_fields))
         raise Mistake((family, *path), sentence) from error
-
-
-def telling(error: ValidationError) -> Any:
-    """The error that says most: of an alternative that nearly fits; a misspelt name before the one that is missing."""
-    return max(
-        error.errors(),
-        key=lambda e: (len(e["loc"]), e["type"] == "extra_forbidden", e["type"] != "tuple_type"),
-    )
-
-
-def explained(error: ValidationError, options: list[str]) -> tuple[Path, str]:
-    """Where and what is wrong, from pydantic's first error."""
-    first = telling(error)
-    path = tuple(str(part) for part in first["loc"])
-    cause = (first.get("ctx") or {}).get("error")
-    if isinstance(cause, Mistake):
-        return (*path, *cause.path), str(cause)
-    if first["type"] == "extra_forbidden":
-        return path, f"{path[-1]!r} is not known; {nearest(path[-1], options)}"
-    if first["type"] == "missing":
-        return path, f"{path[-1]} is missing; add it"
-    message = first["msg"].removeprefix("Value error, ")
-    if isinstance(first["input"], Mapping):
-        return path, message[0].lower() + message[1:]
-    return path, f"got {_shown(first['input'])}, {message[0].lower()}{message[1:]}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(list(value)) if isinstance(value, tuple) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _is_integer(annotation: Any) -> bool:

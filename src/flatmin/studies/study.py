@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flatmin._core import JobError, UsageError
+from flatmin._core import Integer, JobError, UsageError, checked_anywhere
 from flatmin.studies._settings import PRESETS, dynamics_leaves
 from flatmin.studies.axes import Values
 from flatmin.studies.grid import SAMPLE, SEED, Axis, Blocks, Grid, draw
@@ -36,6 +36,7 @@ class Output:
     quantity: Quantity
 
 
+@checked_anywhere()
 @dataclasses.dataclass(frozen=True)
 class Study:
     """A spec with a definite number of lanes.
@@ -117,6 +118,7 @@ class Study:
                 values[key] = draw(distribution.model_dump(), key, random.seed, values[SAMPLE])
         return values
 
+    @checked_anywhere(block=Integer(0))
     def compute(self, block: int) -> dict[str, np.ndarray]:
         """What the cells of a block yield.
 
@@ -127,8 +129,10 @@ class Study:
             Values by name, each with a leading axis over the block's cells.
 
         Raises:
-            UsageError: for settings that do not suit each other.
+            UsageError: for a block that does not exist, and for settings that do not suit each other.
         """
+        if block >= len(self.blocks):
+            raise UsageError(f"block: got {block}, expected one below {len(self.blocks)}, their number")
         cells = self.blocks.cells(block)
         lanes = cells.size
         # short blocks are filled up: the last bit depends on the number of lanes
@@ -287,6 +291,7 @@ def _is_leaf(spec: StudySpec, key: str) -> bool:
     return False
 
 
+@checked_anywhere()
 def plan(spec: StudySpec, width: int | None = None) -> Study:
     """The study of a spec: decides the lanes if neither the spec nor the store does.
 

@@ -1,0 +1,78 @@
+"""Pydantic models that say what is wrong with their fields in the library's sentences.
+
+Not imported by `flatmin._core`: pydantic is for specs, claims and studies only.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from flatmin._core.domains import described
+from flatmin._core.errors import UsageError, nearest
+
+
+class Mistake(ValueError):  # noqa: N818 - the user's, not ours
+    """A mistake in a spec and where it stands; raised by validators."""
+
+    def __init__(self, path: tuple[str, ...], sentence: str):
+        super().__init__(sentence)
+        self.path = path
+
+
+class _Telling(type(BaseModel)):
+    """Constructors raise `UsageError`; what pydantic validates inside of another model is pydantic's."""
+
+    if not TYPE_CHECKING:  # the signature of each model stays
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return super().__call__(*args, **kwargs)
+            except ValidationError as error:
+                path, sentence = explained(error, cls.model_fields)
+                raise UsageError(f"{'.'.join(path) or cls.__name__}: {sentence}") from error
+
+
+class Model(BaseModel, metaclass=_Telling):
+    """A pydantic model whose constructor raises `UsageError` in place of a `ValidationError`."""
+
+
+def telling(error: ValidationError) -> Any:
+    """The error that says most: of an alternative that nearly fits; a misspelt name before the one that is missing."""
+    return max(
+        error.errors(),
+        key=lambda e: (len(e["loc"]), e["type"] == "extra_forbidden", e["type"] != "tuple_type"),
+    )
+
+
+def explained(error: ValidationError, options: Iterable[str]) -> tuple[tuple[str, ...], str]:
+    """Where and what is wrong, from the error that says most.
+
+    Args:
+        error: pydantic's.
+        options: names that the model knows, for the nearest one.
+
+    Returns:
+        The path of the setting and the rest of the sentence.
+    """
+    first = telling(error)
+    path = tuple(str(part) for part in first["loc"])
+    cause = (first.get("ctx") or {}).get("error")
+    if isinstance(cause, Mistake):
+        return (*path, *cause.path), str(cause)
+    if first["type"] == "extra_forbidden":
+        return path, f"{path[-1]!r} is not known; {nearest(path[-1], options)}"
+    if first["type"] == "missing":
+        return path, f"{path[-1]} is missing; add it"
+    message = first["msg"].removeprefix("Value error, ")
+    if isinstance(first["input"], Mapping):
+        return path, message[0].lower() + message[1:]
+    return path, f"got {shown(first['input'])}, {message[0].lower()}{message[1:]}"
+
+
+def shown(value: Any) -> str:
+    """A setting as it was given, in one short line."""
+    if not isinstance(value, list | tuple | str):
+        return described(value)
+    text = repr(value if isinstance(value, str) else list(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
