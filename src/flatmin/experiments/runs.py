@@ -18,19 +18,19 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import re
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from flatmin._core import Foreign, JobError, Mapped, UsageError, checked_anywhere, choose
-from flatmin._core.domains import described
+from flatmin._core import JobError, UsageError, checked_anywhere, choose
 from flatmin.experiments.certificates import Certificate
 from flatmin.experiments.claims import Claim, claims_from_json, claims_to_json
+from flatmin.experiments.contents import RunContent as RunContent
+from flatmin.experiments.contents import check_content
 from flatmin.experiments.specs import Experiment, Setting, canonical_spec, run_id, settings_of
 from flatmin.storage.folders import (
     CHECKSUMS,
@@ -55,27 +55,7 @@ FORMAT = 2
 """Written; 1, which did not name its files in `spec.json`, is read too."""
 
 DEFAULT_OUT = "runs"
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _DESCRIBING = ("spec.json", "claims.json")
-_RESERVED = {"spec.json", "claims.json", "data", "figures", "report.html", CHECKSUMS}
-
-
-@checked_anywhere(datasets=Mapped(Foreign("xarray.Dataset")))
-@dataclasses.dataclass(frozen=True)
-class RunContent:
-    """What a computation hands over to be stored.
-
-    Attributes:
-        datasets: xarray datasets by name; each becomes `data/<name>.nc`.
-        claims: the decided claims.
-        certificates: certificates of the convex solves.
-        files: further results by file name, such as `matrix.npy`, stored beside `spec.json` as they are.
-    """
-
-    datasets: Mapping[str, Any]
-    claims: tuple[Claim, ...] = ()
-    certificates: tuple[Certificate, ...] = ()
-    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +148,7 @@ def obtain_run(
     failure = target.with_name(f"{target.name}.failed.json")
     try:
         content = compute(spec)
-        _check_content(content)
+        check_content(content)
     except OtherSharesError:  # nothing failed: this share of the cells is finished
         raise
     except Exception as error:
@@ -332,24 +312,6 @@ def rewrite_derived(run: Run, render: Callable[[Run, pathlib.Path], None]) -> No
 
 def _is_derived(name: str) -> bool:
     return name.startswith("figures/") or name == "report.html"
-
-
-def _check_content(content: Any) -> None:
-    if not isinstance(content, RunContent):
-        raise UsageError(f"compute: returned {described(content)}, expected a RunContent")
-    names = [c.name for c in content.claims]
-    repeated = sorted({n for n in names if names.count(n) > 1})
-    if repeated:
-        raise UsageError(f"claims: got {', '.join(repeated)} more than once, expected unique names")
-    for name in content.datasets:
-        if not _FILE_NAME.fullmatch(name):
-            raise UsageError(f"datasets: got the name {name!r}, expected letters, digits, '-', '_' and '.'; rename it")
-    for name in content.files:
-        if not _FILE_NAME.fullmatch(name) or name in _RESERVED:
-            raise UsageError(
-                f"files: got the name {name!r}, expected letters, digits, '-', '_' and '.', and none of "
-                f"{', '.join(sorted(_RESERVED))}; rename it"
-            )
 
 
 def _write_content(folder: pathlib.Path, description: dict[str, Any], content: RunContent) -> None:
