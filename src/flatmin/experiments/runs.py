@@ -29,8 +29,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from flatmin._core import JobError, UsageError, checked_anywhere, choose
 from flatmin.experiments.certificates import Certificate
 from flatmin.experiments.claims import Claim, claims_from_json, claims_to_json
-from flatmin.experiments.contents import RunContent as RunContent
-from flatmin.experiments.contents import check_content
+from flatmin.experiments.contents import RunContent, check_content
 from flatmin.experiments.specs import Experiment, Setting, canonical_spec, run_id, settings_of
 from flatmin.storage.folders import (
     CHECKSUMS,
