@@ -189,12 +189,12 @@ def test_scales_far_apart_are_told():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"penalty": -1.0}, "penalty: got -1.0, expected a positive finite number, or None"),
+        ({"penalty": -1.0}, "penalty: got -1.0, expected a finite number > 0"),
         ({"penalty": 0}, "penalty: got 0"),
         ({"penalty": np.nan}, "penalty: got nan"),
-        ({"rank": 0}, "rank: got 0, expected a whole number >= 1"),
+        ({"rank": 0}, "rank: got 0, expected an integer >= 1"),
         ({"rank": 1.5}, "rank: got 1.5"),
-        ({"rank": "best"}, "rank: 'best' is not known"),
+        ({"rank": "best"}, "rank: got 'best', expected an integer >= 1 or one of validation"),
         ({"validation_fraction": 1.0}, "validation_fraction: got 1.0"),
         ({"unseen": "drop"}, "unseen: 'drop' is not known"),
         ({"tolerance": 0.0}, "tolerance: got 0.0"),
@@ -211,12 +211,18 @@ def test_wrong_input_of_completions():
     for call, text in (
         (lambda: FlatCompletion().fit(np.full((3, 3), np.nan)), "no entry is known"),
         (lambda: FlatCompletion().fit([[1.0, np.inf]]), "infinity"),
-        (lambda: FlatCompletion().fit([["a", "b"]]), "could not convert"),
+        (lambda: FlatCompletion().fit([["a", "b"]]), "X: got entries of type <U1, expected real numbers"),
         (lambda: fitted.transform(np.ones((3, 4))), "4 features"),
-        (lambda: fitted.predict(np.array([3]), np.array([0])), r"rows: got .*expected integers in \[0, 3\)"),
-        (lambda: fitted.predict(np.array([0]), np.array([-1])), r"cols: got"),
-        (lambda: fitted.predict(np.array([0.5]), np.array([0])), "rows: got float64"),
-        (lambda: fitted.predict(np.array([0, 1]), np.array([0])), "two vectors of one length"),
+        (
+            lambda: fitted.predict(np.array([3]), np.array([0])),
+            "X: got 3, expected an array of integers >= 0 .*each at most 2",
+        ),
+        (lambda: fitted.predict(np.array([0]), np.array([-1])), "cols: got -1"),
+        (lambda: fitted.predict(np.array([0.5]), np.array([0])), "X: got an array of float64"),
+        (
+            lambda: fitted.predict(np.array([0, 1]), np.array([0])),
+            r"cols: got shape \(1,\), expected \(2,\), as `X` has m = 2",
+        ),
         (lambda: fitted.score([[1.0, np.nan, np.nan]]), "no row has two known entries"),
     ):
         with pytest.raises(ValueError, match=text):

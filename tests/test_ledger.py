@@ -280,9 +280,9 @@ def test_an_instance_is_shown(capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--instance", "gatmiry-lemma-1"], "instance: got 'gatmiry-lemma-1', expected ENTRY:FAMILY:INDEX"),
-        (["--instance", "gatmiry-lemma-0:0:1"], "instance: 'gatmiry-lemma-0' is not known; did you mean"),
-        (["--instance", "gatmiry-lemma-1:99:1"], "instance: gatmiry-lemma-1 has the families 0 to 8, got 99"),
+        (["--instance", "gatmiry-lemma-1"], "address: got 'gatmiry-lemma-1', expected ENTRY:FAMILY:INDEX"),
+        (["--instance", "gatmiry-lemma-0:0:1"], "address: 'gatmiry-lemma-0' is not known; did you mean"),
+        (["--instance", "gatmiry-lemma-1:99:1"], "address: gatmiry-lemma-1 has the families 0 to 8, got 99"),
         (["--instance", "gatmiry-lemma-1:0:400"], "has 400 instance(s) at the full size, got index 400"),
         (["--instance", "gatmiry-lemma-1:0:20", "--quick"], "has 20 instance(s) at the quick size, got index 20"),
         (["--seed", "-1"], "seed: got -1, expected a value >= 0"),

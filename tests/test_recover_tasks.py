@@ -188,10 +188,10 @@ REFUSALS = {
     ),
     "label-noise robust": (["--task", "robust-pca", "--method", "label-noise"], "knows flat and nuclear"),
     "robust hold-out": (["--task", "robust-pca", "--holdout", "0.1"], "holdout: applies to tasks without gross errors"),
-    "negative penalty": (["--penalty", "-1"], "penalty: got -1.0, expected a positive finite number"),
+    "negative penalty": (["--penalty", "-1"], "penalty: got -1.0, expected a finite number > 0"),
     "zero penalty": (["--penalty", "0"], "penalty: got 0.0"),
     "nan penalty": (["--penalty", "nan"], "penalty: got nan"),
-    "negative radius": (["--radius", "-1"], "radius: got -1.0, expected a positive finite number"),
+    "negative radius": (["--radius", "-1"], "radius: got -1.0, expected a finite number > 0"),
     "infinite radius": (["--radius", "inf"], "radius: got inf"),
     "both": (["--radius", "1", "--penalty", "1"], "penalty, radius: got both"),
     "penalty of frobenius": (
@@ -245,7 +245,7 @@ def test_a_tiny_penalty_is_warned_of_and_stopped(tmp_path, capsys, monkeypatch):
     assert "the end of time was reached before the tolerance; raise max_time" in said
     assert "the gap reached is" in said
     assert main([*command[:2], "--max-time", "-1", "--penalty", "1"]) == 2
-    assert "max_time: got -1.0, expected a positive finite number of seconds" in capsys.readouterr().err
+    assert "max_time: got -1.0, expected a finite number > 0" in capsys.readouterr().err
     assert main([*command[:2], "--max-time", "1"]) == 2
     assert "max_time: applies to --method flat and nuclear with --penalty or --radius" in capsys.readouterr().err
     small = write_csv(tmp_path / "small.csv", noise[:20], np.ones((20, 30), bool))

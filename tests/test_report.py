@@ -298,10 +298,10 @@ def test_grid_ticks_are_round_numbers():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: Series("a", [1, 2], [1]), r"series 'a': got lengths .*, expected one common length"),
-        (lambda: Series("a", [], []), "expected one common length >= 1"),
-        (lambda: Series("a", [1], [1], low=[0]), "expected low and high; pass both"),
-        (lambda: Series("a", [1], [1], kind="band"), "expected low and high; pass both"),
+        (lambda: Series("a", [1, 2], [1]), "y: got 1 numbers in series 'a', expected 2 as x has"),
+        (lambda: Series("a", [], []), "x: got 0 numbers in series 'a', expected at least 1"),
+        (lambda: Series("a", [1], [1], low=[0]), "expected low and high for bands and error bars; pass both"),
+        (lambda: Series("a", [1], [1], kind="band"), "expected low and high for bands and error bars; pass both"),
         (lambda: Series("a", [1], [1], low=[2], high=[1]), "got low > high"),
         (lambda: Series("a", [1], ["x"]), r"y: got a list of 1, expected an array of real numbers of shape \(n,\)"),
         (lambda: Series("a", [1], [1], kind="lines"), "did you mean 'line'"),

@@ -195,7 +195,7 @@ def test_the_job_script_runs_as_an_array(capsys, tmp_path, monkeypatch):
         (["check", "none.toml"], "there is no file none.toml"),
         (["run", "tiny.toml", "--shard", "3/2"], "shard: got '3/2', expected i/n"),
         (["run", "tiny.toml", "--workers", "0"], "workers: got 0"),
-        (["run", "tiny.toml", "--batch-size", "0"], "batch-size: got 0"),
+        (["run", "tiny.toml", "--batch-size", "0"], "batch_size: got 0"),
         (["run", "tiny.toml", "--slurm", "0"], "slurm: got 0"),
         (["status", "tiny"], "studies holds no study"),
         (["status", "tiny.toml"], "studies/tiny does not exist"),

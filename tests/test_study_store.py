@@ -390,7 +390,7 @@ def test_a_study_that_is_too_large_is_refused_at_once(tmp_path):
     ("keywords", "sentence"),
     [
         ({"workers": 0}, "workers: got 0"),
-        ({"batch_size": 0}, "batch-size: got 0"),
+        ({"batch_size": 0}, "batch_size: got 0"),
         ({"shard": (3, 2)}, "shard: got 3/2"),
         ({"shard": (0, 2)}, "shard: got 0/2"),
     ],

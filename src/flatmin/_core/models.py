@@ -3,12 +3,14 @@
 Not imported by `flatmin._core`: pydantic is for specs, claims and studies only.
 """
 
+import types
+import typing
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from flatmin._core.domains import described
+from flatmin._core.domains import AnyOf, Domain, Flag, Integer, Optional, Real, SequenceOf, Text, described
 from flatmin._core.errors import UsageError, nearest
 
 
@@ -21,11 +23,15 @@ class Mistake(ValueError):  # noqa: N818 - the user's, not ours
 
 
 class _Telling(type(BaseModel)):
-    """Constructors raise `UsageError`; what pydantic validates inside of another model is pydantic's."""
+    """Constructors raise `UsageError`, and take no text for a number; pydantic validates what it reads from files."""
 
     if not TYPE_CHECKING:  # the signature of each model stays
 
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            for name in kwargs.keys() & cls.model_fields.keys():
+                domain = _plain_domain(cls.model_fields[name].annotation)
+                if domain is not None:
+                    kwargs[name] = domain.accept(name, kwargs[name], {})
             try:
                 return super().__call__(*args, **kwargs)
             except ValidationError as error:
@@ -35,6 +41,33 @@ class _Telling(type(BaseModel)):
 
 class Model(BaseModel, metaclass=_Telling):
     """A pydantic model whose constructor raises `UsageError` in place of a `ValidationError`."""
+
+
+_PLAIN: dict[Any, Domain] = {
+    bool: Flag(),
+    int: Integer(None, 2**63 - 1),
+    float: Real(infinite=True, undefined=True),
+    str: Text(),
+}
+"""Domains of plain fields; bounds are pydantic's."""
+
+
+def _plain_domain(annotation: Any) -> Domain | None:
+    """The domain of a field of numbers, texts, tuples of them, or None; None for other fields."""
+    args = [arg for arg in typing.get_args(annotation) if arg not in (Ellipsis, types.NoneType)]
+    origin = typing.get_origin(annotation)
+    if not args:
+        return _PLAIN.get(annotation) if isinstance(annotation, type) else None
+    inner = [_plain_domain(arg) for arg in args]
+    found = [domain for domain in inner if domain is not None]
+    if len(found) < len(inner):
+        return None
+    if origin in (typing.Union, types.UnionType):
+        any_of = found[0] if len(found) == 1 else AnyOf(*found)
+        return Optional(any_of) if types.NoneType in typing.get_args(annotation) else any_of
+    if origin is tuple and len(set(args)) == 1:
+        return SequenceOf(found[0], None if Ellipsis in typing.get_args(annotation) else len(args))
+    return None
 
 
 def telling(error: ValidationError) -> Any:

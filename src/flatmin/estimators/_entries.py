@@ -4,7 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
-from sklearn.utils.validation import validate_data
+
+from flatmin._core import UsageError
+from flatmin.estimators._inputs import validated
 
 
 class Entries(NamedTuple):
@@ -36,11 +38,13 @@ def known_entries(estimator: Any, X: Any, *, reset: bool) -> tuple[Entries, np.n
         The entries, and X itself as a float array if it is dense.
 
     Raises:
-        ValueError: scikit-learn's, for a wrong shape, infinities, complex numbers, texts; or if nothing is known.
+        UsageError: in scikit-learn's words for wrong shapes, infinities, complex numbers; or if nothing is known.
     """
     if isinstance(X, np.ma.MaskedArray):
+        if X.dtype.kind not in "fiub":
+            raise UsageError(f"X: got a masked array of {X.dtype}, expected real numbers")
         X = np.ma.filled(X.astype(np.float64), np.nan)
-    X = validate_data(
+    X = validated(
         estimator,
         X,
         accept_sparse="csr",
@@ -59,5 +63,5 @@ def known_entries(estimator: Any, X: Any, *, reset: bool) -> tuple[Entries, np.n
         rows, cols = np.nonzero(~np.isnan(dense))
         values = dense[rows, cols].astype(np.float64)
     if reset and not values.size:
-        raise ValueError("X: no entry is known, at least one is needed; unknown are NaN, masked or not stored entries")
+        raise UsageError("X: no entry is known, at least one is needed; unknown are NaN, masked or not stored entries")
     return Entries(rows.astype(np.int64), cols.astype(np.int64), values, (X.shape[0], X.shape[1])), dense

@@ -9,8 +9,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from flatmin._core import UsageError, choose
+from flatmin._core import UsageError
 from flatmin.estimators._entries import Entries, known_entries
+from flatmin.estimators._inputs import check_settings, index_pairs
 from flatmin.estimators._results import Flatness, Proof, completion_flatness
 from flatmin.solvers.large import (
     FactoredSolution,
@@ -75,7 +76,7 @@ class _Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             ValueError: for settings out of range, or input that scikit-learn refuses.
         """
         del y
-        _check(self)
+        check_settings(self)
         entries, _ = known_entries(self, X, reset=True)
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(2**31 - 1))
@@ -236,16 +237,7 @@ class _Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         if cols is None:
             return self._reconstructed(known_entries(self, X, reset=False)[0])
-        rows, columns = np.asarray(X), np.asarray(cols)
-        if rows.shape != columns.shape or rows.ndim != 1:
-            raise UsageError(
-                f"rows, cols: got shapes {rows.shape} and {columns.shape}, expected two vectors of one length"
-            )
-        for name, index, size in (("rows", rows, len(self.left_)), ("cols", columns, len(self.right_))):
-            if index.size and (index.dtype.kind not in "iu" or index.min() < 0 or index.max() >= size):
-                raise UsageError(
-                    f"{name}: got {index.dtype} from {index.min()} to {index.max()}, expected integers in [0, {size})"
-                )
+        rows, columns = index_pairs(X, cols, (len(self.left_), len(self.right_)))
         return self.offset_ + predict_pairs(self.left_, self.right_, rows, columns)
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -290,25 +282,6 @@ class _Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         tags.input_tags.allow_nan = True
         tags.input_tags.sparse = True
         return tags
-
-
-def _check(estimator: _Completion) -> None:
-    penalty, rank, fraction = estimator.penalty, estimator.rank, estimator.validation_fraction
-    if penalty is not None and not 0 < penalty < float("inf"):
-        raise UsageError(
-            f"penalty: got {penalty}, expected a positive finite number, or None to choose it by held-out entries"
-        )
-    if isinstance(rank, str):
-        choose("rank", rank, ("validation",))
-    elif rank is not None and (int(rank) != rank or rank < 1):
-        raise UsageError(f"rank: got {rank}, expected a whole number >= 1, 'validation', or None for no limit")
-    if not 0 < fraction < 1:
-        raise UsageError(f"validation_fraction: got {fraction}, expected a fraction between 0 and 1, ends excluded")
-    choose("unseen", estimator.unseen, ("reduce", "error"))
-    if not 0 < estimator.tolerance < 1:
-        raise UsageError(f"tolerance: got {estimator.tolerance}, expected a number between 0 and 1, ends excluded")
-    if estimator.max_iter < 1:
-        raise UsageError(f"max_iter: got {estimator.max_iter}, expected a whole number >= 1")
 
 
 class FlatCompletion(_Completion):

@@ -8,10 +8,11 @@ import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from flatmin._core import Solution, UsageError
+from flatmin._core import RealArray, Solution, UsageError
 from flatmin.estimators._float64 import float64
+from flatmin.estimators._inputs import check_settings, validated
 from flatmin.estimators._results import Flatness, Proof
 from flatmin.measurements import symmetric_rank_one
 from flatmin.solvers import MinTrace, SquaredLoss, solve
@@ -76,8 +77,8 @@ class FlatCovariance(RegressorMixin, BaseEstimator):
             ValueError: for settings out of range, input that scikit-learn refuses, or fewer directions than features
                 with `scaled=True`.
         """
-        _check(self)
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        check_settings(self)
+        X, y = validated(self, X, y, dtype=np.float64, y_numeric=True)
         y = np.asarray(y, np.float64)
         rng = check_random_state(self.random_state)
         largest = _largest(X, y, scaled=self.scaled)
@@ -155,7 +156,29 @@ class FlatCovariance(RegressorMixin, BaseEstimator):
             ValueError: for input that scikit-learn refuses.
         """
         check_is_fitted(self)
-        return _quadratic(np.asarray(validate_data(self, X, dtype=np.float64, reset=False)), self.covariance_)
+        return _quadratic(np.asarray(validated(self, X, dtype=np.float64, reset=False)), self.covariance_)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R^2 of the predicted measurements.
+
+        Args:
+            X: shape (number, features).
+            y: what was measured, shape (number,).
+            sample_weight: weight of each, shape (number,).
+
+        Returns:
+            `1 - sum (prediction - y)^2 / sum (y - mean)^2`; 1 is best.
+
+        Raises:
+            ValueError: for input that scikit-learn refuses.
+        """
+        check_is_fitted(self)
+        X, y = validated(self, X, y, dtype=np.float64, y_numeric=True, reset=False)
+        if sample_weight is not None:
+            sample_weight = RealArray("n", low=0, host=True).accept(
+                "sample_weight", sample_weight, {"n": (len(y), "y")}
+            )
+        return float(super().score(X, y, sample_weight))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -181,17 +204,3 @@ def _largest(X: np.ndarray, y: np.ndarray, *, scaled: bool) -> float:
         root = vectors / np.sqrt(values)
         gradient = root.T @ gradient @ root
     return max(float(np.linalg.eigvalsh(gradient)[-1]), 0.0)
-
-
-def _check(estimator: FlatCovariance) -> None:
-    penalty, fraction = estimator.penalty, estimator.validation_fraction
-    if penalty is not None and not 0 < penalty < float("inf"):
-        raise UsageError(
-            f"penalty: got {penalty}, expected a positive finite number, or None to choose it by held-out measurements"
-        )
-    if not 0 < fraction < 1:
-        raise UsageError(f"validation_fraction: got {fraction}, expected a fraction between 0 and 1, ends excluded")
-    if not 0 < estimator.tolerance < 1:
-        raise UsageError(f"tolerance: got {estimator.tolerance}, expected a number between 0 and 1, ends excluded")
-    if estimator.max_iter < 1:
-        raise UsageError(f"max_iter: got {estimator.max_iter}, expected a whole number >= 1")

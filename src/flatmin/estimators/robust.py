@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from flatmin._core import UsageError
 from flatmin.estimators._entries import Entries, known_entries
 from flatmin.estimators._float64 import float64
+from flatmin.estimators._inputs import check_settings, index_pairs
 from flatmin.estimators._results import Flatness, Proof, completion_flatness
 from flatmin.solvers import RobustPCA, default_penalty, solve
 
@@ -71,7 +72,9 @@ class FlatRobustPCA(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             ValueError: for settings out of range, or input that scikit-learn refuses.
         """
         del y
-        _check(self)
+        check_settings(self)
+        if self.penalty is not None and self.radius is not None:
+            raise UsageError("penalty, radius: got both, expected one; leave the other None")
         entries, _ = known_entries(self, X, reset=True)
         known = np.zeros(entries.shape, dtype=bool)
         known[entries.rows, entries.cols] = True
@@ -164,16 +167,7 @@ class FlatRobustPCA(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         if cols is None:
             return self.transform(X)
-        rows, columns = np.asarray(X), np.asarray(cols)
-        if rows.shape != columns.shape or rows.ndim != 1:
-            raise UsageError(
-                f"rows, cols: got shapes {rows.shape} and {columns.shape}, expected two vectors of one length"
-            )
-        for name, index, size in zip(("rows", "cols"), (rows, columns), self.low_rank_.shape, strict=True):
-            if index.size and (index.dtype.kind not in "iu" or index.min() < 0 or index.max() >= size):
-                raise UsageError(
-                    f"{name}: got {index.dtype} from {index.min()} to {index.max()}, expected integers in [0, {size})"
-                )
+        rows, columns = index_pairs(X, cols, self.low_rank_.shape)
         return self.low_rank_[rows, columns]
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -203,16 +197,3 @@ class FlatRobustPCA(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         tags.input_tags.allow_nan = True
         tags.input_tags.sparse = True
         return tags
-
-
-def _check(estimator: FlatRobustPCA) -> None:
-    for name in ("penalty", "radius"):
-        value = getattr(estimator, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"{name}: got {value}, expected a positive finite number, or None")
-    if estimator.penalty is not None and estimator.radius is not None:
-        raise UsageError("penalty, radius: got both, expected one; leave the other None")
-    if not 0 < estimator.tolerance < 1:
-        raise UsageError(f"tolerance: got {estimator.tolerance}, expected a number between 0 and 1, ends excluded")
-    if estimator.max_iter < 1:
-        raise UsageError(f"max_iter: got {estimator.max_iter}, expected a whole number >= 1")

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from flatmin._core import Integer, SequenceOf, checked_anywhere
 from flatmin.studies.cells import Cell, Spread, run_cells
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ def _silent(_name: str, _done: int, _total: int) -> None:
     """No progress."""
 
 
+@checked_anywhere(shard=SequenceOf(Integer(), 2))
 @dataclasses.dataclass(frozen=True)
 class Context:
     """How a computation runs, as against what it computes; never part of an id.

@@ -76,16 +76,16 @@ class Series:
         where = f"series {self.label!r}"
         _keep(self, "x", "y", "low", "high")
         if (self.low is None) != (self.high is None) or (self.kind == "band" and self.low is None):
-            raise UsageError(
-                f"{where}: got one end of the interval or none for a band, expected low and high; pass both"
-            )
-        lengths = {
-            name: len(np.asarray(v)) for name in ("x", "y", "low", "high") if (v := getattr(self, name)) is not None
-        }
-        if len(set(lengths.values())) != 1 or lengths["x"] == 0:
-            raise UsageError(f"{where}: got lengths {lengths}, expected one common length >= 1")
+            name = "low" if self.low is None else "high"
+            raise UsageError(f"{name}: got None in {where}, expected low and high for bands and error bars; pass both")
+        count = len(np.asarray(self.x))
+        for name in ("x", "y", "low", "high"):
+            value = getattr(self, name)
+            if value is not None and (len(value) != count or not count):
+                expected = f"{count} as x has" if count else "at least 1"
+                raise UsageError(f"{name}: got {len(value)} numbers in {where}, expected {expected}")
         if self.low is not None and self.high is not None and np.any(np.asarray(self.low) > np.asarray(self.high)):
-            raise UsageError(f"{where}: got low > high, expected low <= high; exchange them")
+            raise UsageError(f"low: got low > high in {where}, expected low <= high; exchange them")
 
 
 @checked_anywhere(value=Real())
@@ -165,12 +165,12 @@ class HeatmapPanel:
         """Keep arrays that nobody writes to, and check that they fit."""
         where = f"panel {self.title!r}"
         if any(s.low is not None for s in self.series):
-            raise UsageError(f"{where}: got a series with an interval over a grid, expected lines or points only")
+            raise UsageError(f"series: got an interval over a grid in {where}, expected lines or points only")
         _keep(self, "x_values", "y_values", "values")
         expected = (len(np.asarray(self.y_values)), len(np.asarray(self.x_values)))
         if np.shape(self.values) != expected:
             raise UsageError(
-                f"{where}: got values of shape {np.shape(self.values)}, expected {expected} = (y_values, x_values)"
+                f"values: got shape {np.shape(self.values)} in {where}, expected {expected} = (y_values, x_values)"
             )
 
 

@@ -104,7 +104,7 @@ class Run:
         Raises:
             JobError: if the file cannot be read.
         """
-        choose("dataset", name, self.data_names)
+        choose("name", name, self.data_names)
         return read_netcdf(self.path / "data" / f"{name}.nc")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from flatmin._core import Free, Mapped, Optional, UsageError, checked_anywhere, read_text
+from flatmin._core import Free, Instance, Mapped, Optional, UsageError, checked_anywhere, read_text
 from flatmin._core.models import explained, telling
 from flatmin.studies._lines import Path, line_of, toml_lines, yaml_lines
 from flatmin.studies.spec import StudySpec
@@ -21,7 +21,8 @@ _DEEP = f"nests more than {DEEPEST} tables or lists in each other, which no sett
 
 
 @checked_anywhere(
-    raw=Mapped(Free("each setting is validated by the spec")), lines=Optional(Free("lines of a file that was read"))
+    raw=Mapped(Free("each setting is validated by the spec")),
+    lines=Optional(Instance(Mapping, what="a mapping from paths to lines")),
 )
 def study_spec(raw: Mapping[str, Any], *, source: str = "", lines: Mapping[Path, int] | None = None) -> StudySpec:
     """A spec from plain values, with one sentence for the first mistake.

@@ -152,6 +152,7 @@ def single_measurement_regulariser(
     return 2 * depth * jnp.sum(jnp.where(kept, jnp.where(kept, s, 1) ** (2 / depth), 0))
 
 
+@checked(measurement=RealArray("d1 d2"), matrix=RealArray("d1 d2"))
 def product_rank(measurement: Array, matrix: Array, depth: int) -> Int[Array, ""]:
     """The rank of `(A^T M)^{L-1} A^T`, singular values up to `max(d) eps` of each step counting as zero.
 

@@ -11,7 +11,7 @@ from collections.abc import Hashable
 import jax.numpy as jnp
 import xarray as xr
 
-from flatmin._core import require_float64
+from flatmin._core import checked, require_float64
 from flatmin.experiments.cells import Context, compute_cells
 from flatmin.experiments.figure_data import figure_data
 from flatmin.experiments.ledger import closed_forms as closed_forms
@@ -75,6 +75,7 @@ EXPERIMENT = Experiment(
 FINDINGS_SHOWN = 20
 
 
+@checked()
 def compute(spec: Ledger, context: Context) -> RunContent:
     """Put every line of the ledger to the test.
 

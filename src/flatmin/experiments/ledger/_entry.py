@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from flatmin._core import UsageError, choose
+from flatmin._core import (
+    Free,
+    Integer,
+    Mapped,
+    Optional,
+    Real,
+    RealArray,
+    UsageError,
+    checked,
+    checked_anywhere,
+    choose,
+)
 from flatmin.experiments.specs import check_slug
 
 if TYPE_CHECKING:
@@ -23,6 +34,17 @@ EPS = float(np.finfo(float).eps)
 QUICK_SHARE, QUICK_LEAST = 20, 8
 
 
+NUMBERS = RealArray(finite=False, host=True, kept=True)
+
+
+@checked_anywhere(
+    predicted=NUMBERS,
+    measured=NUMBERS,
+    tolerance=NUMBERS,
+    applies=Optional(NUMBERS),
+    data=Mapped(NUMBERS),
+    extra=Mapped(NUMBERS),
+)
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """The instances of one family.
@@ -44,6 +66,10 @@ class Batch:
     extra: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
+SIZE = {"count": Integer(0), "quick": Optional(Integer(0))}
+
+
+@checked_anywhere(settings=Mapped(Free("arguments of the entry's function")), **SIZE)
 @dataclasses.dataclass(frozen=True)
 class Family:
     """Instances of one size and one kind of difficulty.
@@ -67,11 +93,13 @@ class Family:
         return min(self.count, max(QUICK_LEAST, self.count // QUICK_SHARE)) if self.quick is None else self.quick
 
 
+@checked_anywhere(**SIZE)
 def family(label: str, count: int, *, quick: int | None = None, **settings: Any) -> Family:
     """A family; see `Family`."""
     return Family(label, count, quick, settings)
 
 
+@checked_anywhere(margin=Real(0))
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """A line of the ledger.
@@ -107,6 +135,7 @@ class Entry:
 ENTRIES: dict[str, Entry] = {}
 
 
+@checked_anywhere(margin=Real(0))
 def entry(
     key: str,
     *,
@@ -157,6 +186,7 @@ def make_batch(found: Entry, number: int, *, seed: int, quick: bool) -> Batch:
         return found.make(rng, chosen.instances(quick=quick), **chosen.settings)
 
 
+@checked()
 def measure_entry(found: Entry, *, seed: int, quick: bool) -> "xr.Dataset":
     """Every instance of an entry, as a table.
 
@@ -216,6 +246,7 @@ class Instance:
     data: dict[str, np.ndarray]
 
 
+@checked()
 def rebuild(address: str, *, seed: int = 0, quick: bool = False) -> Instance:
     """Make one instance of the ledger again, with its matrices.
 
@@ -231,20 +262,20 @@ def rebuild(address: str, *, seed: int = 0, quick: bool = False) -> Instance:
         UsageError: for an address that does not exist.
     """
     parts = address.split(":")
-    if len(parts) != 3 or not all(part.isdecimal() for part in parts[1:]):
+    if len(parts) != 3 or not all(part.isdecimal() and len(part) < 10 for part in parts[1:]):
         raise UsageError(
-            f"instance: got {address!r}, expected ENTRY:FAMILY:INDEX, such as gatmiry-lemma-1:0:17; the report shows "
+            f"address: got {address!r:.60}, expected ENTRY:FAMILY:INDEX, such as gatmiry-lemma-1:0:17; reports show "
             "them"
         )
-    found = ENTRIES[choose("instance", parts[0], ENTRIES)]
+    found = ENTRIES[choose("address", parts[0], ENTRIES)]
     number, index = int(parts[1]), int(parts[2])
     if number >= len(found.families):
-        raise UsageError(f"instance: {found.key} has the families 0 to {len(found.families) - 1}, got {number}")
+        raise UsageError(f"address: {found.key} has the families 0 to {len(found.families) - 1}, got {number}")
     count = found.families[number].instances(quick=quick)
     if index >= count:
         size = "quick" if quick else "full"
         raise UsageError(
-            f"instance: family {number} of {found.key} has {count} instance(s) at the {size} size, got index {index}; "
+            f"address: family {number} of {found.key} has {count} instance(s) at the {size} size, got index {index}; "
             "give the size and the seed of the run"
         )
     batch = make_batch(found, number, seed=seed, quick=quick)

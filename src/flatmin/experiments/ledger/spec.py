@@ -2,6 +2,7 @@
 
 from pydantic import field_validator
 
+from flatmin._core import checked_anywhere
 from flatmin.experiments.ledger._entry import ENTRIES
 from flatmin.experiments.specs import RunSpec, setting
 
@@ -35,11 +36,13 @@ def every_line() -> tuple[str, ...]:
     return tuple(sorted(ENTRIES, key=rank))
 
 
+@checked_anywhere()
 def full(seed: int) -> Ledger:
     """Every line, thousands of instances: minutes on two cores."""
     return Ledger(entries=every_line(), seed=seed)
 
 
+@checked_anywhere()
 def quick(seed: int) -> Ledger:
     """Every line, hundreds of instances: well under a minute."""
     return Ledger(entries=every_line(), quick=True, seed=seed)

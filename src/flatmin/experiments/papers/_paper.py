@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flatmin._core import choose
+from flatmin._core import Choice, checked_anywhere
 from flatmin.experiments.cells import Context
 from flatmin.experiments.runs import RunContent
 from flatmin.experiments.specs import Experiment
@@ -17,6 +17,7 @@ MODULES = {
 }
 
 
+@checked_anywhere()
 @dataclasses.dataclass(frozen=True)
 class Paper:
     """A reproduction: specs by size, and the computation.
@@ -32,6 +33,7 @@ class Paper:
     compute: Callable[[Any, Context], RunContent]
 
 
+@checked_anywhere(key=Choice(*MODULES))
 def paper(key: str) -> Paper:
     """The reproduction of a paper.
 
@@ -44,4 +46,4 @@ def paper(key: str) -> Paper:
     Raises:
         UsageError: for an unknown key; the nearest is suggested.
     """
-    return importlib.import_module(MODULES[choose("paper", key, MODULES)]).PAPER
+    return importlib.import_module(MODULES[key]).PAPER

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flatmin._core import JobError, Outcome, Solution
+from flatmin._core import JobError, Outcome, Solution, checked
 from flatmin.experiments.cells import Context
 from flatmin.experiments.certificates import Certificate
 from flatmin.experiments.claims import Claim
@@ -34,6 +34,7 @@ TRAINED_RANK = 1e-2
 """Singular values below this fraction of the largest do not count towards the rank of a trained matrix."""
 
 
+@checked()
 def recover(spec: Recovery, prepared: Prepared, context: Context) -> RunContent:
     """Recover, measure, draw.
 

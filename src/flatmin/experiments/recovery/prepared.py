@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from flatmin._core import UsageError
+from flatmin._core import UsageError, checked
 from flatmin.datasets import RecoveryData
 from flatmin.experiments.recovery.spec import CONVEX, LARGE, Recovery
 from flatmin.measurements import AbstractMeasurements, EntryMeasurements, LowRankMeasurements, take
@@ -61,6 +61,7 @@ class Prepared:
         return seen
 
 
+@checked()
 def prepare(data: RecoveryData, spec: Recovery) -> Prepared:
     """Hold back a part, and look for what would make the answer meaningless.
 

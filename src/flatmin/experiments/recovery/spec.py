@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from flatmin._core import UsageError, choose
+from flatmin._core import Choice, Integer, Optional, Real, UsageError, checked_anywhere
 from flatmin.experiments.specs import Experiment, RunSpec, setting
 
 Method = Literal["flat", "nuclear", "frobenius", "label-noise"]
@@ -27,7 +27,9 @@ class Source(RunSpec):
     duplicates: str = setting("error", origin="ours", description="what is done with entries given twice")
     shape: tuple[int, int] | None = setting(None, origin="ours", description="shape, if rows and columns are indices")
     mask_sha256: str | None = setting(None, origin="ours", description="SHA-256 of the mask file")
-    missing: float | None = setting(None, origin="ours", description="fraction of the entries hidden by the seed")
+    missing: float | None = setting(
+        None, origin="ours", description="fraction of the entries hidden by the seed", gt=0, lt=1
+    )
 
 
 class Recovery(RunSpec):
@@ -62,7 +64,10 @@ class Recovery(RunSpec):
     )
     steps: int | None = setting(None, origin="ours", description="steps of label-noise SGD", ge=20)
     learning_rate: float | None = setting(
-        None, origin="ours", description="step size of label-noise SGD on the scaled problem; none: chosen by curvature"
+        None,
+        origin="ours",
+        description="step size of label-noise SGD on the scaled problem; none: chosen by curvature",
+        gt=0,
     )
     seed: int = setting(0, origin="ours", description="random seed", ge=0)
 
@@ -70,6 +75,23 @@ class Recovery(RunSpec):
 _TRAINING = {"depth": 3, "noise": 1.0, "steps": 40_000}
 
 
+POSITIVE = Optional(Real(0, above=True))
+INSIDE = Optional(Real(0, 1, above=True, below=True))
+METHOD, TASK = Choice(*METHODS), Optional(Choice(*TASKS))
+
+
+@checked_anywhere(
+    size=Integer(1, None),
+    method=METHOD,
+    task=TASK,
+    penalty=POSITIVE,
+    radius=POSITIVE,
+    tolerance=INSIDE,
+    holdout=INSIDE,
+    max_time=POSITIVE,
+    depth=Optional(Integer(2)),
+    steps=Optional(Integer(20)),
+)
 def recovery_spec(
     source: Source,
     *,
@@ -120,27 +142,13 @@ def recovery_spec(
     Raises:
         UsageError: for values out of range, or options of another method.
     """
-    choose("method", method, METHODS)
     _check_task(task, method, penalty, radius, holdout)
     if reduce and (method != "flat" or task not in (None, "completion") or (penalty is None and radius is None)):
         raise UsageError("reduce: applies to completion with --method flat and --penalty or --radius; leave it out")
     if centre and task not in (None, "completion"):
         raise UsageError(f"centre: applies to entries of a matrix, got --task {task}; leave it out")
-    if holdout is not None and not 0 < holdout < 1:
-        raise UsageError(f"holdout: got {holdout}, expected a fraction between 0 and 1, ends excluded")
-    if tolerance is not None and not 0 < tolerance < 1:
-        raise UsageError(f"tolerance: got {tolerance}, expected a number between 0 and 1, ends excluded")
-    _at_least("max_iterations", max_iterations, 1)
-    if max_time is not None and not 0 < max_time < float("inf"):
-        raise UsageError(f"max_time: got {max_time}, expected a positive finite number of seconds")
     if max_time is not None and (method not in CONVEX or (penalty is None and radius is None)):
         raise UsageError("max_time: applies to --method flat and nuclear with --penalty or --radius; leave it out")
-    _at_least("depth", depth, 2)
-    _at_least("noise", noise, 0)
-    _at_least("steps", steps, 20)
-    _at_least("seed", seed, 0)
-    if learning_rate is not None and not 0 < learning_rate < float("inf"):
-        raise UsageError(f"learning_rate: got {learning_rate}, expected a positive finite number")
     training = {"depth": depth, "noise": noise, "steps": steps, "learning_rate": learning_rate}
     if method == "label-noise":
         if max_iterations is not None:
@@ -178,8 +186,6 @@ def recovery_spec(
 def _check_task(
     task: str | None, method: str, penalty: float | None, radius: float | None, holdout: float | None
 ) -> None:
-    if task is not None:
-        choose("task", task, TASKS)
     if task in ("covariance", "robust-pca") and method not in CONVEX:
         raise UsageError(f"method: --task {task} knows flat and nuclear, got {method}; choose one of them")
     if task == "robust-pca" and holdout is not None:
@@ -187,17 +193,10 @@ def _check_task(
     for name, value in (("penalty", penalty), ("radius", radius)):
         if value is None:
             continue
-        if not 0 < value < float("inf"):
-            raise UsageError(f"{name}: got {value}, expected a positive finite number")
         if method not in CONVEX:
             raise UsageError(f"{name}: applies to --method flat and nuclear, got {method}; leave it out")
     if penalty is not None and radius is not None:
         raise UsageError("penalty, radius: got both, expected at most one; leave one out")
-
-
-def _at_least(name: str, value: float | None, least: float) -> None:
-    if value is not None and not least <= value < float("inf"):
-        raise UsageError(f"{name}: got {value}, expected a number >= {least}")
 
 
 _TEXTS = {
@@ -253,6 +252,7 @@ _TASK_TEXTS = {
 }
 
 
+@checked_anywhere(method=METHOD, task=TASK)
 def recovery_experiment(name: str, method: str, task: str | None = None) -> Experiment:
     """Name, version and texts of a recovery; only name and version are part of the id.
 
@@ -264,5 +264,5 @@ def recovery_experiment(name: str, method: str, task: str | None = None) -> Expe
     Returns:
         The experiment.
     """
-    how, summary = _TASK_TEXTS.get(task or "") or _TEXTS[choose("method", method, METHODS)]
+    how, summary = _TASK_TEXTS.get(task or "") or _TEXTS[method]
     return Experiment(name="recover", version=2, title=f"Recovery of {name} by {how}", summary=summary)

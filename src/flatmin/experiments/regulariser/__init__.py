@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 
+from flatmin._core import checked
 from flatmin.experiments.cells import Context, compute_cells
 from flatmin.experiments.claims import Claim
 from flatmin.experiments.figure_data import figure_data
@@ -44,6 +45,7 @@ FITS = 0.01
 """Root mean square relative error below which a candidate is said to fit."""
 
 
+@checked()
 def explore(spec: ExploreRegulariser, context: Context) -> RunContent:
     """Compute F, fit the candidates, draw.
 

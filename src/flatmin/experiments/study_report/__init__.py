@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import create_model
 
+from flatmin._core import checked_anywhere
 from flatmin.experiments.figure_data import figure_data
 from flatmin.experiments.runs import Run, RunContent, obtain_run
 from flatmin.experiments.specs import Experiment, RunSpec, setting
@@ -35,6 +36,7 @@ class StudyReport(RunSpec):
     )
 
 
+@checked_anywhere()
 def report_study(store: Store, render: Callable[[Run, pathlib.Path], None], *, against: Store | None = None) -> Run:
     """Make the report of a study, as far as it is.
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flatmin._core import checked_anywhere
 from flatmin._core.intervals import wilson
 from flatmin.experiments.figures import Axis, Figure, HeatmapPanel, Panel, Series
 from flatmin.experiments.numbers import format_interval, format_number
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _LEFT_OUT = ("outcome", "steps", "state")
 
 
+@checked_anywhere()
 def study_figures(study: Study, content: Content) -> list[Figure]:
     """All figures of a study, finished or not.
 

@@ -7,6 +7,7 @@ from typing import get_args
 
 import xarray as xr
 
+from flatmin._core import checked
 from flatmin.experiments.cells import Context, compute_cells
 from flatmin.experiments.figure_data import figure_data
 from flatmin.experiments.papers._paper import Paper
@@ -37,6 +38,7 @@ EXPERIMENT = Experiment(
 Progress = Callable[[int, int], None]
 
 
+@checked()
 def compute(spec: Ding2022, context: Context) -> RunContent:
     """Solve all instances; then figures and claims.
 

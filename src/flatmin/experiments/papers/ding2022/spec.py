@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 from pydantic import model_validator
 
+from flatmin._core import checked_anywhere
 from flatmin.experiments.specs import RunSpec, setting
 
 Problem = Literal["sensing", "bilinear", "completion", "network", "covariance"]
@@ -94,11 +95,13 @@ def _diagrams(dimensions: tuple[int, ...], count: int, trials: int) -> Diagrams:
     )
 
 
+@checked_anywhere()
 def demo(seed: int) -> Ding2022:
     """A coarser grid: minutes on two cores."""
     return Ding2022(diagrams=_diagrams((10, 15, 20, 25, 30), 10, 10), seed=seed)
 
 
+@checked_anywhere()
 def full(seed: int) -> Ding2022:
     """A fine grid up to dimension 50."""
     return Ding2022(
@@ -109,6 +112,7 @@ def full(seed: int) -> Ding2022:
     )
 
 
+@checked_anywhere()
 def quick(seed: int) -> Ding2022:
     """A reduced size for tests: the same code, seconds."""
     return Ding2022(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 
+from flatmin._core import checked
 from flatmin.experiments.cells import Context, compute_cells
 from flatmin.experiments.certificates import Certificate
 from flatmin.experiments.figure_data import figure_data
@@ -38,6 +39,7 @@ EXPERIMENT = Experiment(
 )
 
 
+@checked()
 def compute(spec: Gatmiry2023, context: Context) -> RunContent:
     """Train, solve, measure; then figures and claims.
 

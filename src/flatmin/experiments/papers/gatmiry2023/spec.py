@@ -2,6 +2,7 @@
 
 from pydantic import model_validator
 
+from flatmin._core import checked_anywhere
 from flatmin.experiments.specs import RunSpec, setting
 
 
@@ -82,16 +83,19 @@ SCHEDULES = {
 }
 
 
+@checked_anywhere()
 def demo(seed: int) -> Gatmiry2023:
     """The paper's size, depth 3, one seed: minutes on two cores."""
     return Gatmiry2023(training=Training(schedules={3: SCHEDULES[3]}), seed=seed)
 
 
+@checked_anywhere()
 def full(seed: int) -> Gatmiry2023:
     """Depths 2, 3 and 5, three seeds each."""
     return Gatmiry2023(training=Training(depths=(2, 3, 5), num_seeds=3, schedules=SCHEDULES), seed=seed)
 
 
+@checked_anywhere()
 def quick(seed: int) -> Gatmiry2023:
     """A reduced size for tests: the same code, seconds."""
     phases = _phases((4_000, 1e-2, 1.0), (40_000, 2e-2, 1.0), (8_000, 1e-2, 1.0), (4_000, 1e-2, 0.0))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import xarray as xr
 
+from flatmin._core import checked
 from flatmin.experiments.cells import Context, compute_cells
 from flatmin.experiments.figure_data import figure_data
 from flatmin.experiments.papers._paper import Paper
@@ -45,6 +46,7 @@ TITLES = {
 }
 
 
+@checked()
 def compute(spec: Marion2024, context: Context) -> RunContent:
     """Train, measure; then figures and claims.
 

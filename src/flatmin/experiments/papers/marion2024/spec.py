@@ -5,6 +5,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import model_validator
 
+from flatmin._core import checked_anywhere
 from flatmin.experiments.specs import RunSpec, declared_settings, setting
 
 
@@ -107,6 +108,7 @@ def _grid(low: float, high: float, count: int) -> tuple[float, ...]:
     return tuple(float(round(s, 6)) for s in np.linspace(low, high, count))
 
 
+@checked_anywhere()
 def full(seed: int) -> Marion2024:
     """The paper's size, every repeat and step: minutes on two cores."""
     over = Regression(num_samples=50, dimension=5, noise=1.0)
@@ -159,6 +161,7 @@ def full(seed: int) -> Marion2024:
     )
 
 
+@checked_anywhere()
 def quick(seed: int) -> Marion2024:
     """A reduced size for tests: the same code, seconds."""
     whole = full(seed)
