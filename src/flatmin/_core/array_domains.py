@@ -74,7 +74,7 @@ class RealArray(Domain):
         return f"{article}{quality}array of {numbers}{shape_words(self.axes)}"
 
     def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
-        """A floating point array; half and single precision are kept."""
+        """A floating point array: single precision is kept, half precision widened, since linear algebra has none."""
         array = as_array(self, argument, value)
         kind = kind_of(array.dtype)
         if kind not in "fib" or (kind == "b" and array.ndim == 0):
@@ -83,13 +83,13 @@ class RealArray(Domain):
         if self.nonempty and array.size == 0:
             raise self.refuse(argument, value, ", which is empty")
         array = _native(np.asarray(array)) if self.kept else _floating(array, self.host)
+        if kind_of(array.dtype) == "f" and array.dtype.itemsize < 4:
+            array = array.astype(np.float32)
         if not isinstance(array, Tracer):
             self._check_values(argument, np.asarray(array))
         return array
 
     def _check_values(self, argument: str, values: np.ndarray) -> None:
-        if kind_of(values.dtype) == "f" and values.dtype.itemsize < 4:
-            values = values.astype(np.float32)
         finite = np.isfinite(values)
         if self.finite and not finite.all():
             bad = ~finite

@@ -41,6 +41,7 @@ from flatmin._core.domains import (
     Sizes,
     Text,
 )
+from flatmin._core.errors import UsageError
 from flatmin._core.forks import refuse_fork
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -130,7 +131,7 @@ def _array_domain(annotation: Any) -> Domain | None:
     if annotation.dtype is jaxtyping.Int:
         return Indices(axes, host=host)
     if annotation.dtype in (jaxtyping.Float, jaxtyping.Num, jaxtyping.Real):
-        return RealArray(axes, host=host)
+        return RealArray(axes, host=host, nonempty=bool(axes))
     return None
 
 
@@ -262,9 +263,19 @@ def accept_all(table: dict[str, Domain], bound: inspect.BoundArguments) -> None:
         if domain is None:
             continue
         if bound.signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
-            given[name] = tuple(domain.accept(name, item, sizes) for item in value)
+            given[name] = tuple(_accept(domain, name, item, sizes) for item in value)
         else:
-            given[name] = domain.accept(name, value, sizes)
+            given[name] = _accept(domain, name, value, sizes)
+
+
+def _accept(domain: Domain, name: str, value: Any, sizes: Sizes) -> Any:
+    try:
+        return domain.accept(name, value, sizes)
+    except (UsageError, jax.errors.JAXTypeError, jax.errors.JAXIndexError):
+        raise
+    except Exception as error:
+        # objects may raise anything when they are looked at, and lists that hold themselves end nowhere
+        raise domain.refuse(name, value, ", which cannot be read") from error
 
 
 def _check_constructor(cls: type, table: dict[str, Domain]) -> None:

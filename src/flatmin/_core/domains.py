@@ -336,7 +336,7 @@ class FloatType(Domain):
     def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
         """The type."""
         try:
-            found = jnp.dtype(value) if value is not None else None
+            found = jnp.dtype(value) if isinstance(value, str | type | np.dtype) else None
         except UNREADABLE:
             found = None
         if found is None or kind_of(found) != "f" or found.itemsize > 8 or not found.isnative:
@@ -415,6 +415,9 @@ class AnyOf(Domain):
 
     def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
         """The value, as the first domain returns it."""
+        names = [domain for domain in self.domains if isinstance(domain, Choice)]
+        if isinstance(value, str) and names:
+            return names[0].accept(argument, value, sizes)
         for domain in self.domains:
             try:
                 return domain.accept(argument, value, sizes)

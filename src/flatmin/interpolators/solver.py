@@ -10,9 +10,12 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from flatmin._core import (
-    Free,
+    AnyOf,
+    Choice,
     Outcome,
     Real,
+    RealArray,
+    SequenceOf,
     UsageError,
     check_at_least,
     check_positive,
@@ -43,7 +46,9 @@ PROVEN = 1e-6  # relative distance of the trace from its proven lower end at whi
 ESCAPE = 1e-7  # a further rank-one term is tried where it pays by more than this share
 
 
-@checked(starts=Free("a name or factors each: the solver says which"), tolerance=Real(0, above=True))
+@checked(
+    starts=SequenceOf(AnyOf(Choice(*STARTS), SequenceOf(RealArray("_ _"))), least=1), tolerance=Real(0, above=True)
+)
 def flattest(
     problem: RecoveryProblem,
     *,

@@ -6,6 +6,7 @@ operator, `m` adjoints. The kinds register what they can do better.
 """
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,7 +14,8 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, Int
 
-from flatmin._core import Indices, Optional, RealArray, checked, is_traced
+from flatmin._core import Indices, Instance, Optional, RealArray, checked, is_traced
+from flatmin._core.domains import Sizes
 from flatmin.measurements._base import AbstractMeasurements, outside
 from flatmin.measurements.selected import SelectedMeasurements
 
@@ -21,6 +23,16 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 # the numbers of S, T and vectors may be NaN: a run that diverged is looked at, too
+class _Square(Instance):
+    """Measurements of square matrices."""
+
+    def accept(self, argument: str, value: Any, sizes: Sizes) -> AbstractMeasurements:
+        op = super().accept(argument, value, sizes)
+        if op.matrix_shape[0] != op.matrix_shape[1]:
+            raise self.refuse(argument, value, f" of {op.matrix_shape[0]} x {op.matrix_shape[1]} matrices")
+        return op
+
+
 _S, _T = Optional(RealArray("d1 d1", finite=False)), Optional(RealArray("d2 d2", finite=False))
 
 
@@ -90,7 +102,7 @@ def col_gram(op: AbstractMeasurements, S: Float[Array, "d1 d1"] | None = None) -
     return _accumulate(op, lambda A: jnp.matmul(A.T, apply_left(S, A), precision=HIGHEST), S)
 
 
-@checked(T=RealArray("d1 d2", finite=False))
+@checked(op=_Square(AbstractMeasurements, what="measurements of square matrices"), T=RealArray("d d", finite=False))
 @functools.singledispatch
 def twist_gram(op: AbstractMeasurements, T: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """`sum_i A_i T A_i` for square measurements, shape (d, d); what symmetrising needs besides the two Grams.

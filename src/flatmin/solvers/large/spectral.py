@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
-from flatmin._core import Real, checked
+from flatmin._core import Real, UsageError, checked
 
 DENSE = 160_000
 """Matrices with at most this many cells are decomposed whole."""
@@ -87,6 +87,14 @@ def spectral_bound(
 
     Cost: at most 600 Lanczos steps of two sparse products each, memory 300 vectors of length d2.
     """
+    d1, d2 = matrix.shape  # pyright: ignore[reportGeneralTypeIssues, reportAssignmentType]
+    for name, got, expected in (
+        ("transpose", transpose.shape, (d2, d1)),
+        ("left", left.shape, (d1, left.shape[1])),
+        ("right", right.shape, (d2, left.shape[1])),
+    ):
+        if got != expected:
+            raise UsageError(f"{name}: got shape {got}, expected {expected} beside a matrix of shape {(d1, d2)}")
     if math.prod(matrix.shape) <= DENSE:  # pyright: ignore[reportCallIssue, reportArgumentType]
         return _dense(matrix, left, right, level)
     if left.shape[0] < right.shape[0]:  # the basis of Lanczos lives on the shorter side

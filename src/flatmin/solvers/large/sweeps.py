@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from flatmin._core import Indices, RealArray, checked
+from flatmin._core import Indices, RealArray, UsageError, checked
 from flatmin.solvers.large.problem import LargeCompletion
 
 BLOCK = 1 << 16
@@ -115,11 +115,11 @@ def _gather(lines: Lines, extended: np.ndarray, block: np.ndarray, longest: int)
 
 
 @checked(
-    rows=Indices("d1_plus_1", host=True),
+    rows=Indices("m", host=True),
     cols=Indices("m", host=True),
     values=RealArray("m", host=True),
     right=RealArray("d2 k", host=True),
-    ridge=RealArray(host=True),
+    ridge=RealArray("rows", low=0, host=True),
 )
 def project_rows(
     rows: np.ndarray, cols: np.ndarray, values: np.ndarray, right: np.ndarray, ridge: np.ndarray
@@ -135,7 +135,16 @@ def project_rows(
 
     Returns:
         Shape (rows, k), zero where nothing is seen.
+
+    Raises:
+        UsageError: for rows that do not ascend, a row or a column outside.
     """
+    if np.any(np.diff(rows) < 0):
+        raise UsageError("rows: got rows out of order, expected ascending ones; sort rows, cols and values by row")
+    if len(rows) and rows[-1] >= len(ridge):
+        raise UsageError(f"rows: got row {rows[-1]}, expected rows below {len(ridge)}, the number of ridges")
+    if len(cols) and cols.max() >= len(right):
+        raise UsageError(f"cols: got column {cols.max()}, expected columns below {len(right)}, the rows of `right`")
     start = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(ridge)))])
     return ridge_regressions(_lines(start, cols.astype(np.int32), values, right.shape[0]), right, ridge)[0]
 

@@ -1,0 +1,248 @@
+"""Values with which the public callables pass: by the argument's name, and of single callables.
+
+A new callable needs an entry in `CALLS` only where a name's usual value does not fit.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import sparse
+
+from flatmin import linear_networks as ln
+from flatmin import measurements as me
+from flatmin import parameterizations as pa
+from flatmin import problems as pr
+from flatmin import solvers as sv
+from flatmin.solvers import large
+
+SHAPE, M = (4, 3), 11
+RNG = np.random.default_rng(0)
+MATRIX = np.outer([1.0, 2.0, -1.0, 0.5], [1.0, -1.0, 2.0])
+SQUARE = np.diag([3.0, 2.0, 1.0, 0.5])
+
+
+def key() -> jax.Array:
+    return jax.random.key(0)
+
+
+@functools.cache
+def op() -> me.AbstractMeasurements:
+    return me.gaussian(key(), M, SHAPE)
+
+
+@functools.cache
+def square_op() -> me.AbstractMeasurements:
+    return me.gaussian(key(), M, (4, 4))
+
+
+@functools.cache
+def symmetric_op() -> me.AbstractMeasurements:
+    return me.symmetrised(square_op())
+
+
+@functools.cache
+def planted() -> pr.PlantedProblem:
+    return pr.matrix_sensing(key(), SHAPE, 1, M)
+
+
+def problem() -> pr.RecoveryProblem:
+    return planted().problem
+
+
+@functools.cache
+def params() -> Any:
+    return problem().parameterization.init_params(key(), pa.Gaussian(0.5))
+
+
+def targets() -> jax.Array:
+    return op().forward(jnp.asarray(MATRIX))
+
+
+def program() -> sv.MinNuclearNorm:
+    return sv.MinNuclearNorm(op(), targets())
+
+
+@functools.cache
+def completion() -> Any:
+    rows, cols = np.divmod(np.arange(24), 6)
+    rows = np.where(np.arange(24) == 23, 4, rows)
+    return large.large_completion(rows, cols, np.outer(np.arange(1, 6), np.ones(6))[rows, cols], (5, 6), penalty=0.1)
+
+
+@functools.cache
+def network() -> ln.Network:
+    return ln.Network(3, 2)
+
+
+@functools.cache
+def data() -> ln.RegressionData:
+    return ln.regression_data(RNG.standard_normal((6, 3)), RNG.standard_normal(6))
+
+
+BY_NAME: dict[str, Callable[[], Any]] = {
+    "key": key,
+    "matrix": lambda: MATRIX,
+    "M": lambda: MATRIX,
+    "truth": lambda: MATRIX,
+    "measurement": lambda: MATRIX,
+    "op": op,
+    "measurements": op,
+    "parameterization": lambda: problem().parameterization,
+    "problem": problem,
+    "params": params,
+    "program": program,
+    "programs": lambda: [program()],
+    "targets": targets,
+    "target": lambda: 1.5,
+    "depth": lambda: 2,
+    "matrix_shape": lambda: SHAPE,
+    "shape": lambda: SHAPE,
+    "widths": lambda: (3, 3, 4),
+    "num_measurements": lambda: M,
+    "num_samples": lambda: 20,
+    "batch_size": lambda: 2,
+    "size": lambda: 4,
+    "dimension": lambda: 4,
+    "rank": lambda: 1,
+    "sparsity": lambda: 1,
+    "positive": lambda: 2,
+    "negative": lambda: 1,
+    "weight": lambda: SQUARE,
+    "covariance": lambda: SQUARE,
+    "w": lambda: np.ones(4),
+    "left": lambda: np.ones(4),
+    "u": lambda: np.ones(4),
+    "right": lambda: np.ones(3),
+    "v": lambda: np.ones(3),
+    "T": lambda: MATRIX,
+    "scale": lambda: 0.5,
+    "radius": lambda: 0.5,
+    "penalty": lambda: 0.5,
+    "exponent": lambda: 1.0,
+    "fraction": lambda: 0.8,
+    "outliers": lambda: 0.1,
+    "outlier_size": lambda: 2.0,
+    "noise": lambda: 0.1,
+    "learning_rate": lambda: 0.01,
+    "steps": lambda: 10,
+    "momentum": lambda: 0.5,
+    "delta": lambda: 0.1,
+    "nuclear": lambda: 2.0,
+    "true_nuclear": lambda: 2.0,
+    "flat_nuclear": lambda: 2.0,
+    "sharpness": lambda: 2.0,
+    "a": lambda: 0.5,
+    "w_norm": lambda: 1.5,
+    "lambda_max": lambda: 2.0,
+    "kappa": lambda: 1.5,
+    "kappa_low": lambda: 0.5,
+    "kappa_high": lambda: 1.5,
+    "p": lambda: 0.5,
+    "indices": lambda: np.array([0, 2]),
+    "rows": lambda: np.array([0, 1, 3]),
+    "cols": lambda: np.array([0, 2, 1]),
+    "inputs": lambda: RNG.standard_normal((6, 3)),
+    "outputs": lambda: RNG.standard_normal(6),
+    "blocks": lambda: (np.ones((2, 2)), np.ones((1, 1))),
+    "layers": lambda: (np.ones((3, 3)), np.ones((4, 3))),
+    "sample_hessians": lambda: np.stack([np.eye(3)] * 4),
+    "network": network,
+    "data": data,
+    "weights": lambda: network().initial(key(), np.full(2, 0.5)),
+    "gain": lambda: 1.0,
+    "level": lambda: 2.0,
+    "rng": lambda: np.random.default_rng(0),
+    "observed": lambda: MATRIX,
+    "dtype": lambda: jnp.float64,
+}
+
+
+def _ones(*shape: int) -> Callable[[], np.ndarray]:
+    return lambda: np.ones(shape)
+
+
+@functools.cache
+def _fitted() -> dict[str, Any]:
+    """Parameters with zero loss, for what is defined at interpolating points only."""
+    return {"params": problem().parameterization.init_params(key(), pa.Balanced(planted().truth))}
+
+
+CALLS: dict[str, Callable[[], dict[str, Any]]] = {
+    "diagnosis.quadratic.diagnose_quadratic": lambda: {
+        "measurements": symmetric_op(),
+        "matrix": SQUARE,
+        "targets": symmetric_op().forward(jnp.asarray(SQUARE)),
+    },
+    "flatness.mean_square.sgd_stability_threshold": _fitted,
+    "interpolators.solver.flattest": lambda: {"starts": ("nuclear",)},
+    "linear_networks.network.Weights": lambda: {
+        "first": None,
+        "inner": np.ones((1, 3, 3, 2)),
+        "last": np.ones((3, 2)),
+    },
+    "measurements._generic.forward_product": lambda: {"left": np.ones((4, 2)), "right": np.ones((2, 3))},
+    "measurements._generic.twist_gram": lambda: {"op": square_op(), "T": SQUARE},
+    "parameterizations.residual_chain.ResidualChain": lambda: {"readout": np.ones((1, 3))},
+    "parameterizations.sum.Sum": lambda: {"parts": (pa.DeepMatrix((3, 3, 4)), pa.Hadamard((4, 3), 2))},
+    "problems.activated.ActivatedRegression": lambda: {
+        "outputs": np.ones((6, 2)),
+        "layers": pa.DeepMatrix((3, 3, 2)),
+        "activation": "gelu",
+    },
+    "problems.activated.activated_regression": lambda: {"activation": "gelu"},
+    "solvers.misfits.L1Loss": lambda: {"weight": 0.5},
+    "solvers.symmetric.MinSymmetricNuclearNorm": lambda: {"measurements": symmetric_op()},
+    "solvers.symmetric.MinTrace": lambda: {"measurements": symmetric_op()},
+    "solvers.robust.RobustPCA": lambda: {"penalty": 0.5},
+    "solvers.certificate.certify": lambda: {"dual": np.ones(M)},
+    "solvers.large.certificate.certify_large": lambda: {
+        "problem": completion(),
+        "left": np.ones((5, 1)),
+        "right": np.ones((6, 1)),
+        "penalty": 0.1,
+    },
+    "solvers.large.method.complete": lambda: {"problem": completion()},
+    "solvers.large.method.largest_penalty": lambda: {"problem": completion()},
+    "solvers.large.problem.large_completion": lambda: {
+        "rows": np.array([0, 1, 2, 3]),
+        "cols": np.array([0, 2, 1, 1]),
+        "values": np.ones(4),
+        "penalty": 0.1,
+    },
+    "solvers.large.sweeps.project_rows": lambda: {
+        "rows": np.array([0, 1, 2]),
+        "cols": np.array([0, 2, 1]),
+        "values": np.ones(3),
+        "right": np.ones((3, 1)),
+        "ridge": np.ones(3),
+    },
+    "solvers.large.spectral.spectral_bound": lambda: {
+        "matrix": sparse.csr_array(MATRIX),
+        "transpose": sparse.csr_array(MATRIX.T),
+        "left": np.ones((4, 1)),
+        "right": np.ones((3, 1)),
+    },
+    "theory.closed_forms.block_completion_regulariser": lambda: {"num_measurements": 5},
+    "theory.closed_forms.rectangle_lower_bound": lambda: {"num_measurements": 5},
+    "theory.ding2022.flat_factors": lambda: {"width": 3},
+    "theory.ding2022.flat_units": lambda: {"measurements": symmetric_op(), "matrix": SQUARE},
+    "theory.ding2022.imbalance_bound": lambda: {"left": SQUARE, "right": np.eye(3)},
+    "theory.ding2022.norm_gap_bound": lambda: {"left": SQUARE, "right": np.eye(3)},
+    "theory.ding2022.smallest_hadamard_trace": lambda: {"weights": np.ones(4), "vector": np.ones(4)},
+    "theory.ding2022.smallest_quadratic_trace": lambda: {"measurements": symmetric_op(), "matrix": SQUARE},
+    "theory.gatmiry2023.single_measurement_minimiser": lambda: {"measurement": SQUARE, "matrix": SQUARE},
+}
+"""Of single callables: the arguments that have another value."""
+
+NO_DOORS: dict[str, str] = {}
+"""Public callables whose arguments are not a user's, with the reason."""
+
+COSTLY: dict[str, tuple[str, ...]] = {"interpolators.solver.flattest": ("progress",)}
+"""Arguments whose values of the right kind are not tried, since each call takes long."""
+
+NO_VALUES: dict[str, tuple[str, ...]] = {}
+"""Arguments that accept anything."""
