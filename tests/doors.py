@@ -1,5 +1,6 @@
 """Every public callable, a valid call of each, and what it says to each wrong value in place of each argument."""
 
+import ast
 import contextlib
 import enum
 import importlib
@@ -7,6 +8,7 @@ import inspect
 import io
 import pkgutil
 import re
+import types
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -34,6 +36,17 @@ class Door(NamedTuple):
     domains: dict[str, core.Domain]
 
 
+def exported(home: types.ModuleType) -> list[str]:
+    """Names that a module defines, or that a room gives on (`from ... import name as name`)."""
+    names = []
+    for node in ast.walk(ast.parse(inspect.getsource(home))):
+        if isinstance(node, ast.ImportFrom) and hasattr(home, "__path__"):
+            names += [alias.name for alias in node.names if alias.asname == alias.name]
+    body = ast.parse(inspect.getsource(home)).body
+    names += [node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return sorted({name for name in names if not name.startswith("_")})
+
+
 def public() -> Iterator[tuple[str, Any]]:
     """Name and object of each callable that a room of the package exports, each once."""
     seen: set[int] = set()
@@ -46,8 +59,8 @@ def public() -> Iterator[tuple[str, Any]]:
             rooms.append(module.name)
     for room in rooms:
         home = importlib.import_module(room)
-        for name in dir(home):
-            found = None if name.startswith("_") else getattr(home, name)
+        for name in exported(home):
+            found = getattr(home, name)
             if not callable(found) or not getattr(found, "__module__", "").startswith("flatmin") or id(found) in seen:
                 continue
             seen.add(id(found))
