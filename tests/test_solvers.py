@@ -426,7 +426,7 @@ def test_methods_refuse_what_they_cannot_solve():
 def test_too_many_measurements_are_refused(monkeypatch):
     monkeypatch.setattr("flatmin.solvers._whiten.MAX_GRAM", 29)
     with pytest.raises(UsageError, match=r"measurements: got m = 30, expected m <= 29 for DenseMeasurements"):
-        sv.solve(sv.MinNuclearNorm(BASE, BASE_TARGETS))
+        sv.solve(sv.MinNuclearNorm(BASE, BASE_TARGETS), sv.DouglasRachford())
 
 
 def test_certificate_checks_its_input(base):

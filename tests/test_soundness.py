@@ -16,8 +16,9 @@ from flatmin import measurements as ms
 from flatmin import solvers as sv
 from flatmin.solvers import large
 from flatmin.solvers._host import host_map
+from flatmin.solvers._host_solve import certificate_on_host
+from flatmin.solvers._host_solve import spectral as gauge_on_host
 from flatmin.solvers._plain import to_plain
-from flatmin.solvers.batch import _spectral, certificate_on_host
 from flatmin.solvers.large import spectral
 
 SHAPE, SQUARE, COUNT = (3, 4), (3, 3), 5
@@ -299,7 +300,7 @@ def check_certificates(made, best, X, y, taken):
 def test_no_certificate_of_a_batch_flatters(gauge):
     made, (best, X, y) = case(gauge, "exact"), optimum(gauge, "exact")
     plain = to_plain(made.program)
-    op, host = host_map(plain.measurements), _spectral(made.program)[1]
+    op, host = host_map(plain.measurements), gauge_on_host(made.program, plain)
     rng = np.random.default_rng(0)
     accepted = []
     for point, dual in deceptions(made, X, y, rng):
@@ -323,7 +324,7 @@ def test_the_nearest_point_of_a_cone_is_taken():
 def test_the_nearest_point_of_a_cone_is_taken_in_a_batch():
     made = case("psd", "exact")
     plain = to_plain(made.program)
-    op, host = host_map(plain.measurements), _spectral(made.program)[1]
+    op, host = host_map(plain.measurements), gauge_on_host(made.program, plain)
     found = certificate_on_host(op, plain, made.targets, host, np.diag([2.0, -1.0, 0.5]), np.zeros(COUNT))
     np.testing.assert_allclose(found.matrix, np.diag([2, 0, 0.5]), atol=1e-15)
 

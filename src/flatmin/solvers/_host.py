@@ -25,6 +25,10 @@ from flatmin.solvers._reweighted import ReweightedMeasurements
 MAX_TENSOR = 5e7
 """Most entries of a tensor that is formed for want of something cheaper (400 MB)."""
 
+SMALL = 250_000
+"""Entries of the measurements (2 MB, what a cache holds) up to which `solve` compiles nothing: compiling for a new
+shape takes a second and memory that JAX keeps, solving milliseconds."""
+
 
 def multiply(left: np.ndarray, matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     """`left X right`; vectors stand for diagonal matrices."""

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from flatmin._core import Certificate, Outcome, Solution
 from flatmin.solvers._base import AbstractProgram
+from flatmin.solvers._host import SMALL, host_map
 from flatmin.solvers._rank import resolved_rank
 from flatmin.solvers.certificate import CertifiedPoint, relative_residual
 from flatmin.solvers.misfits import Exact, L1Ball, L2Ball
@@ -48,7 +49,7 @@ def certified(
         gap=point.gap,
         reached=reached,
         objective=point.primal_value,
-        norm=float(program.norm(point.matrix)),
+        norm=point.primal_value if isinstance(program.misfit, Exact) else float(program.norm(point.matrix)),
         data_size=_data_size(program),
     )
     return Solution(
@@ -80,8 +81,14 @@ def accepted(point: CertifiedPoint, tolerance: float) -> bool:
 
 def _data_size(program: AbstractProgram) -> float:
     """The Frobenius norm of the first steepest-descent point of `||A(X) - b||^2`, at most that of any exact fit."""
-    back = np.asarray(program.measurements.adjoint(program.targets))
-    again = np.linalg.norm(np.asarray(program.measurements.forward(jnp.asarray(back))))
+    op = program.measurements
+    on_host = host_map(op) if op.num_measurements * math.prod(op.matrix_shape) <= SMALL else None
+    if on_host is not None:
+        back = on_host.adjoint(np.asarray(program.targets))
+        again = np.linalg.norm(on_host.forward(back))
+    else:
+        back = np.asarray(op.adjoint(program.targets))
+        again = np.linalg.norm(np.asarray(op.forward(jnp.asarray(back))))
     size = np.linalg.norm(back)
     return float(size * (size / again) ** 2) if again > 0 else 0.0
 
@@ -128,6 +135,8 @@ def infeasible(
 
 def fits_zero(program: AbstractProgram) -> bool:
     """Whether X = 0 is feasible at no charge, so that it is the answer."""
+    if isinstance(program.misfit, Exact):
+        return not np.any(np.asarray(program.targets))
     residual = -program.targets
     return not float(program.misfit.violation(residual)) and not float(program.misfit.value(residual))
 

@@ -1,18 +1,14 @@
 """Many small instances in one call, each with its own certificate."""
 
-import functools
 import math
-import time
 from collections.abc import Sequence
+from typing import cast
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
 from flatmin._core import (
-    Certificate,
     Optional,
-    Outcome,
     Real,
     RealArray,
     SequenceOf,
@@ -24,17 +20,13 @@ from flatmin._core import (
 from flatmin._core.forks import refuse_fork
 from flatmin._core.threads import blas_threads
 from flatmin.solvers._base import AbstractProgram
-from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
-from flatmin.solvers._host import HostMap, host_map, multiply
-from flatmin.solvers._host_splitting import Found, Spectral, split, whiten
-from flatmin.solvers._interior import ROOMY
+from flatmin.solvers._host import multiply
+from flatmin.solvers._host_solve import HostInstance, spectral
+from flatmin.solvers._host_splitting import Spectral
 from flatmin.solvers._plain import Plain, to_plain
-from flatmin.solvers._reduced import face_solution
-from flatmin.solvers._solution import certified, fits_zero, zero
-from flatmin.solvers.certificate import CertifiedPoint
-from flatmin.solvers.interior_point import MAX_ENTRIES, central_points, interior_cost, patience
-from flatmin.solvers.misfits import Exact
-from flatmin.solvers.pursuit import Pursuit, pursue
+from flatmin.solvers._solution import fits_zero, zero
+from flatmin.solvers.interior_point import interior_cost, patience
+from flatmin.solvers.pursuit import Pursuit
 
 
 @checked(tolerance=Real(0, above=True), below=Optional(SequenceOf(Real(infinite=True))))
@@ -79,87 +71,34 @@ def solve_batch(
         ]
 
 
-def _solve(program: AbstractProgram, tolerance: float, max_iterations: int, below: float | None) -> Solution:
-    plain, gauge = _spectral(program)
-    one_sided = gauge.one_sided
-    op = host_map(plain.measurements)
-    if op is None:
-        raise UsageError(f"programs: {type(plain.measurements).__name__} is too large for a batch; use solve")
-    targets = np.asarray(program.targets)
-    if fits_zero(program):
-        return zero(program, "solve_batch")
-    began = time.perf_counter()
-    shape = program.measurements.matrix_shape
-    prove = functools.partial(certificate_on_host, op, plain, targets, gauge)
-    pursued = pursue(op, targets, shape, symmetric=gauge.symmetric, one_sided=one_sided)
-
-    def finished(found: Found, *, by_pursuit: bool = False) -> Solution:
-        limited = Outcome.max_iterations if found.iterations >= max_iterations else Outcome.stalled
-        return certified(
-            program,
-            prove(found.matrix, found.dual),
-            tolerance,
-            method="solve_batch",
-            iterations=found.iterations,
-            shortfall=Outcome.undercut if found.undercut else limited,
-            stats={"pursued": by_pursuit, "seconds": {"total": time.perf_counter() - began}},
-        )
-
-    if pursued is not None and pursued.dual is not None:
-        matrix = pursued.tangent.left @ pursued.tangent.right.T
-        solution = finished(Found(matrix, pursued.dual, pursued.steps, undercut=False), by_pursuit=True)
-        if solution.outcome.success:
-            return solution
-    white = whiten(op, targets, shape)
-    if white is None:
-        return Pursuit().run(program, tolerance, max_iterations)
-    splitting = functools.partial(
-        split,
-        op,
-        white,
-        gauge,
-        tolerance=0.5 * tolerance,
-        below=below,
-        interpolant=None if pursued is None else pursued.tangent,
-    )
-    needed = interior_cost(program, plain)
-    first = min(max_iterations, patience(program.measurements, needed))
-    solution = finished(splitting(max_iterations=first))
-    if solution.outcome.success or solution.outcome is Outcome.undercut or first == max_iterations:
-        return solution
-    if needed.entries <= MAX_ENTRIES:
-        scale = float(np.linalg.norm(white.targets))
-        for roomy in ROOMY if one_sided else ROOMY[:1]:
-            points, steps = central_points(
-                white.tensor(),
-                white.targets / scale,
-                symmetric=gauge.symmetric,
-                one_sided=one_sided,
-                tolerance=tolerance,
-                max_steps=max_iterations,
-                roomy=roomy,
-            )
-            for matrix, weights in reversed(points):
-                central = finished(Found(scale * matrix, white.multipliers(weights), first + steps, undercut=False))
-                if central.outcome.success:
-                    return central
-            candidates = [scale * matrix for matrix, _ in reversed(points)]
-            reduced = face_solution(program, plain, candidates, tolerance, first + steps)
-            if reduced is not None:
-                return reduced
-    return finished(splitting(max_iterations=max_iterations))
-
-
-def _spectral(program: AbstractProgram) -> tuple[Plain, Spectral]:
-    """The plain form and its gauge on the host."""
+def _solve(program: AbstractProgram, tolerance: float, limit: int, below: float | None) -> Solution:
     plain = to_plain(program)
-    if not isinstance(program.misfit, Exact) or not isinstance(plain.gauge, Nuclear | SymmetricNuclear | Trace):
+    instance = HostInstance.of(program, plain, tolerance)
+    if instance is None:
+        _spectral(program, plain)
+        raise UsageError(f"programs: {type(plain.measurements).__name__} is too large for a batch; use solve")
+    if fits_zero(program):
+        return zero(program, "Pursuit")
+    found = instance.by_pursuit()
+    if found is not None:
+        return found
+    if instance.white is None:
+        return Pursuit().run(program, tolerance, limit)
+    first = min(limit, patience(program.measurements, interior_cost(program, plain)))
+    found = instance.by_splitting(first, below, last=first == limit) or instance.by_central_path(first, limit)
+    if found is None:
+        found = instance.by_splitting(limit, below, last=True)
+    return cast("Solution", found)
+
+
+def _spectral(program: AbstractProgram, plain: Plain) -> Spectral:
+    gauge = spectral(program, plain)
+    if gauge is None:
         raise UsageError(
             f"programs: got {type(program).__name__} with {type(program.misfit).__name__}, expected a nuclear norm or "
             "a trace with Exact(); use solve"
         )
-    one_sided = isinstance(plain.gauge, Trace)
-    return plain, Spectral(symmetric=one_sided or isinstance(plain.gauge, SymmetricNuclear), one_sided=one_sided)
+    return gauge
 
 
 @checked(matrix=RealArray("d1 d2"))
@@ -176,38 +115,8 @@ def value_on_host(program: AbstractProgram, matrix: ArrayLike) -> float:
     Raises:
         UsageError: for another programme or misfit.
     """
-    plain, gauge = _spectral(program)
+    plain = to_plain(program)
+    gauge = _spectral(program, plain)
     scales = [np.asarray(scale) for scale in plain.scales]
     inside = multiply(scales[0], np.asarray(matrix), scales[1]) if scales else np.asarray(matrix)
     return gauge.value(inside)
-
-
-def certificate_on_host(
-    op: HostMap, plain: Plain, targets: np.ndarray, gauge: Spectral, matrix: np.ndarray, dual: np.ndarray
-) -> CertifiedPoint:
-    """What a point and multipliers of a plain programme prove: `certify` without compilation.
-
-    Args:
-        op: the plain measurements.
-        plain: the plain form, to return to the user's coordinates.
-        targets: b.
-        gauge: the plain gauge.
-        matrix: X', in plain coordinates.
-        dual: y.
-
-    Returns:
-        The certificate, its matrix in the user's coordinates.
-    """
-    if gauge.symmetric:
-        matrix = (matrix + matrix.T) / 2
-    if gauge.one_sided:
-        values, vectors = np.linalg.eigh(matrix)
-        matrix = (vectors * np.maximum(values, 0)) @ vectors.T
-    dual = dual / max(1.0, gauge.polar(op.adjoint(dual)))
-    if not targets @ dual > 0:
-        dual = np.zeros_like(dual)
-    primal, bound = gauge.value(matrix), float(targets @ dual)
-    residual = float(np.linalg.norm(op.forward(matrix) - targets) / np.linalg.norm(targets))
-    scales = [np.asarray(scale) for scale in plain.inverse_scales]
-    left = multiply(scales[0], matrix, scales[1]) if scales else matrix
-    return CertifiedPoint(jnp.asarray(left), jnp.asarray(dual), Certificate.between(primal, bound, residual))

@@ -2,17 +2,17 @@
 
 import dataclasses
 import time
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from flatmin._core import Outcome, Solution, UsageError, checked
 from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
-from flatmin.solvers._factors import Tangent, interpolate, multipliers
 from flatmin.solvers._gauges import SymmetricNuclear, Trace
-from flatmin.solvers._host import HostMap, host_map
+from flatmin.solvers._host import host_map
+from flatmin.solvers._host_solve import STEPS, HostInstance, is_small
 from flatmin.solvers._plain import Plain, to_plain
+from flatmin.solvers._pursue import pursue
 from flatmin.solvers._reweighted import gram_diagonal
 from flatmin.solvers._solution import accepted, certified, fits_zero, zero
 from flatmin.solvers.certificate import certify
@@ -22,62 +22,16 @@ from flatmin.solvers.misfits import Exact, L1Ball, L1Loss
 from flatmin.solvers.programs import MinNuclearNorm, MinScaledNuclearNorm
 from flatmin.solvers.symmetric import MinSymmetricNuclearNorm, MinTrace
 
-SPARE = 1.2
-"""Ranks whose degrees of freedom exceed the measurements divided by this are not tried."""
-
 CHEAP, MAX_OPERATIONS = 3e10, 5e12
 """Operations of an interior-point solve that is not worth a thought (half a second), and of one that is too long."""
-
-
-def largest_rank(shape: tuple[int, int], count: int, *, symmetric: bool) -> int:
-    """The largest rank r whose matrices have at most `count / SPARE` degrees of freedom."""
-    d1, d2 = shape
-    rank = 0
-    while rank < min(shape):
-        r = rank + 1
-        freedom = r * d1 - r * (r - 1) / 2 if symmetric else r * (d1 + d2 - r)
-        if freedom * SPARE > count:
-            break
-        rank = r
-    return rank
-
-
-class Pursued(NamedTuple):
-    """A low-rank X with `A(X) = b`, the multipliers y that may prove it a minimiser, and the Gauss-Newton steps."""
-
-    tangent: Tangent
-    dual: np.ndarray | None
-    steps: int
-
-
-def pursue(
-    op: HostMap, targets: np.ndarray, shape: tuple[int, int], *, symmetric: bool, one_sided: bool
-) -> Pursued | None:
-    """A low-rank X with `A(X) = b` and, if they can be had, multipliers y that make it a minimiser.
-
-    Args:
-        op: the measurements, in the coordinates where the gauge is plain.
-        targets: b.
-        shape: (d1, d2).
-        symmetric: whether X is symmetric.
-        one_sided: whether X is positive semidefinite too.
-
-    Returns:
-        X as factors, y, and the number of Gauss-Newton steps; None without X. Nothing is proved yet.
-    """
-    rank = largest_rank(shape, targets.size, symmetric=symmetric)
-    found = interpolate(op, targets, shape, rank, symmetric=symmetric, one_sided=one_sided)
-    if found is None:
-        return None
-    tangent, steps = found
-    return Pursued(tangent, multipliers(tangent, one_sided=one_sided), steps)
 
 
 @checked()
 class Pursuit(AbstractMethod):
     """Gauss-Newton on factors of growing rank, a least-norm dual certificate, and a fallback where that fails.
 
-    The choice of `Auto` for the nuclear norm, the trace and their scaled forms. Where a matrix of low rank fits exactly
+    The choice of `Auto` for the nuclear norm, the trace and their scaled forms. Up to 250,000 entries of the
+    measurements nothing is compiled. Where a matrix of low rank fits exactly
     and is optimal, this takes a few steps of `m n + n^2 m + n^3 / 3` operations, `n = r (d1 + d2)`, in place of a
     factorisation of the m x m Gram matrix and a hundred singular value decompositions. Elsewhere `InteriorPoint`
     takes the small problems; larger ones go to the fallback first, and to `InteriorPoint` once the fallback has cost
@@ -102,7 +56,10 @@ class Pursuit(AbstractMethod):
             return zero(program, "Pursuit")
         began = time.perf_counter()
         if isinstance(program.misfit, Exact) and start is None:
-            found = _pursued(program, plain, tolerance)
+            if is_small(plain):
+                found = _on_host(program, plain, tolerance, max_iterations)
+            else:
+                found = _pursued(program, plain, tolerance)
             if found is not None:
                 return found
         spent = time.perf_counter() - began
@@ -142,6 +99,12 @@ class Pursuit(AbstractMethod):
         nearer = second if second.gap < first.gap else first
         last = self.fallback.run(program, tolerance, max_iterations - patient, nearer)
         return dataclasses.replace(last, iterations=last.iterations + patient)
+
+
+def _on_host(program: AbstractProgram, plain: Plain, tolerance: float, most: int) -> Solution | None:
+    """The certified solution of a small instance, by pursuit or along the central path, if either finds it."""
+    instance = HostInstance.of(program, plain, tolerance)
+    return instance and (instance.by_pursuit() or instance.by_central_path(most=min(most, STEPS)))
 
 
 def _pursued(program: AbstractProgram, plain: Plain, tolerance: float) -> Solution | None:
