@@ -131,7 +131,7 @@ def _array_domain(annotation: Any) -> Domain | None:
     if annotation.dtype is jaxtyping.Int:
         return Indices(axes, host=host)
     if annotation.dtype in (jaxtyping.Float, jaxtyping.Num, jaxtyping.Real):
-        return RealArray(axes, host=host, nonempty=bool(axes))
+        return RealArray(axes, host=host)
     return None
 
 

@@ -50,7 +50,7 @@ class RipEstimate(NamedTuple):
     delta: float
 
 
-@checked(target=Real())
+@checked(measurement=RealArray("d1 d2", nonempty=True), target=Real())
 def single_measurement_flattest(measurement: Float[Array, "d1 d2"], target: ArrayLike, depth: int) -> Float[Array, ""]:
     """`min { tr H : <A, W_L ... W_1> = b } = 2 L |b|^{2-2/L} (sum_j s_j^{-2/(L-2)})^{-(L-2)/L}`, s_j > 0 those of A.
 
