@@ -454,12 +454,11 @@ def inside(domain: core.Domain, value: Any, right: Any) -> bool | None:
             return found is not None and _lies(domain, found)
         case array_domains.Numbers():
             if (plain := number(value)) is not None:
-                return _lies(domain.one, plain) or (domain.undefined and plain != plain)
+                return _lies(domain.one, plain)
             found = real_array(value)
             if found is None or (np.ndim(found) == 0 and number(value) is None) or _booleans(value):
                 return False
-            undefined = np.isnan(found) & domain.undefined
-            return all(bool(u) or _lies(domain.one, x) for x, u in zip(found.ravel(), undefined.ravel(), strict=True))
+            return all(_lies(domain.one, x) for x in found.ravel())
         case array_domains.RealArray() | array_domains.Indices():
             return _array_inside(domain, value, right)
         case array_domains.Key():
@@ -509,7 +508,9 @@ def _lies(domain: domains.Real, value: float) -> bool:
         value = float(value)
     except OverflowError:
         return False
-    if math.isnan(value) or (math.isinf(value) and not domain.infinite):
+    if math.isnan(value):
+        return domain.undefined
+    if math.isinf(value) and not domain.infinite:
         return False
     over = value > domain.low if domain.above else value >= domain.low
     return over and (value < domain.high if domain.below else value <= domain.high)

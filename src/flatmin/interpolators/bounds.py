@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from flatmin._core import Integer, Real, UsageError, check_at_least, checked, shown_tuple
+from flatmin._core import Integer, Real, RealArray, UsageError, check_at_least, checked, shown_tuple
 from flatmin.measurements import (
     AbstractMeasurements,
     col_gram,
