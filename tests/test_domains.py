@@ -7,11 +7,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
+import pydantic
 import pytest
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from flatmin import UsageError
-from flatmin._core import Integer, Parameters, Real, RealArray, checked, domains_of
+from flatmin._core import Foreign, Integer, Parameters, Real, RealArray, checked, domains_of
 from flatmin._core.checks import as_real, check_at_least, check_positive
 
 IDENTITY = np.eye(3)
@@ -146,3 +148,34 @@ def test_the_checks_do_not_assume_what_they_check():
     with pytest.raises(UsageError, match="n: got a masked array"):
         as_real("n", np.ma.masked_equal([1.0], 1))
     assert Integer().accept("n", jnp.asarray(3), {}) == 3
+
+
+def test_models_say_their_mistakes_in_a_sentence(unchecked):
+    from flatmin._core.models import Model
+
+    class Fit(Model):
+        model_config = pydantic.ConfigDict(extra="forbid")
+
+        seed: int = pydantic.Field(0, ge=0)
+        ends: tuple[float, float] | None = None
+        name: str = ""
+
+    assert Fit(seed=np.int64(3), ends=[1, 2]).model_dump() == {"seed": 3, "ends": (1.0, 2.0), "name": ""}
+    assert Fit.model_validate({"seed": "3"}).seed == 3  # what is read from a file is pydantic's
+    for wrong, sentence in (
+        ({"seed": True}, "seed: got True, expected an integer"),
+        ({"seed": -1}, "seed: got -1, input should be greater than or equal to 0"),
+        ({"ends": (1.0, "2")}, "ends: got '2'"),
+        ({"name": b"x"}, "name: got b'x', expected a text"),
+        ({"sead": 1}, "sead: 'sead' is not known; did you mean 'seed'"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            Fit(**wrong)
+
+
+def test_objects_of_other_packages_are_known_by_name():
+    domain = Foreign("pandas.DataFrame")
+    frame = pd.DataFrame({"a": [1.0]})
+    assert domain.accept("table", frame, {}) is frame
+    with pytest.raises(UsageError, match=r"table: got a value of type Series, expected a pandas\.DataFrame"):
+        domain.accept("table", frame["a"], {})

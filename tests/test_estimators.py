@@ -1,5 +1,6 @@
 """Estimators: scikit-learn's own checks, values against plainly typed ones, and what they refuse."""
 
+import datetime as dt
 import pickle
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from flatmin import UsageError
 from flatmin.estimators import FlatCompletion, FlatCovariance, FlatRobustPCA, NuclearCompletion
 
 COMPLETIONS = (FlatCompletion, NuclearCompletion)
@@ -204,6 +206,21 @@ def test_scales_far_apart_are_told():
 def test_wrong_settings_of_completions(settings, text):
     with pytest.raises(ValueError, match=text):
         FlatCompletion(**settings).fit(np.ones((3, 3)))
+
+
+def test_texts_and_dates_are_no_numbers():
+    for X in ([["1", "2"]], np.array([["2024-01-01"]], "M8[D]"), np.array([[1.0, dt.date(2024, 1, 1)]], object)):
+        with pytest.raises(UsageError, match=r"X: got .*expected real numbers"):
+            FlatCompletion(penalty=0.1).fit(X)
+    X, y = np.eye(3), np.ones(3)
+    for targets in (None, ["1", "2", "3"], np.ones(2)):
+        with pytest.raises(UsageError, match="y: "):
+            FlatCovariance(penalty=0.1).fit(X, targets)
+    with pytest.raises(UsageError, match="sample_weight: got shape"):
+        FlatCovariance(penalty=0.1, scaled=False).fit(X, y).score(X, y, sample_weight=[1.0])
+    for random_state in (-1, "0", True):
+        with pytest.raises(UsageError, match="random_state: got"):
+            FlatCompletion(penalty=0.1, random_state=random_state).fit(X)
 
 
 def test_wrong_input_of_completions():

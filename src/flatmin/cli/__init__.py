@@ -21,11 +21,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code.
+
+    Raises:
+        UsageError: for arguments that are no list of texts.
     """
     from flatmin.cli._streams import prepare_streams
 
     prepare_streams()
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if not isinstance(given, list | tuple) or not all(isinstance(argument, str) for argument in given):
+        from flatmin._core import UsageError
+        from flatmin._core.domains import described
+
+        raise UsageError(f"arguments: got {described(given)}, expected a list of texts such as ['recover', 'data.csv']")
+    given = list(given)
     try:
         code = _run(given)
         sys.stdout.flush()

@@ -21,15 +21,16 @@ def reproduce(
     from flatmin.cli._setup import prepare_jax
 
     prepare_jax()
-    from flatmin._core import UsageError, check_at_least
+    from flatmin._core import UsageError, check_at_least, choose
     from flatmin.cli._experiment import exit_if_failed, run_experiment
+    from flatmin.experiments.papers import MODULES
     from flatmin.experiments.papers import paper as find_paper
 
     if quick and full:
         raise UsageError("quick, full: got both, expected at most one of them")
     check_at_least("workers", workers, 1)
     check_at_least("seed", seed, 0)
-    found = find_paper(paper)
+    found = find_paper(choose("paper", paper, MODULES))
     spec = found.sizes["quick" if quick else "full" if full else "demo"](seed)
     failed = run_experiment(
         found.experiment, spec, found.compute, out=out, workers=workers, shard=shard, scheduler=scheduler

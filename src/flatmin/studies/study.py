@@ -19,6 +19,9 @@ from flatmin.studies.spec import FUNCTION, StudySpec
 LANES = 16
 """Most lanes of a compiled call, unless the spec says otherwise: wider ones gain little on a CPU."""
 
+MOST_CELLS = 2**53
+"""Cells of a study, so that their numbers are exact as floats."""
+
 LANE_MEMORY = 256 * 2**20
 """Bytes that the lanes of a call may take together."""
 
@@ -301,8 +304,14 @@ def plan(spec: StudySpec, width: int | None = None) -> Study:
 
     Returns:
         The study.
+
+    Raises:
+        UsageError: for more cells than can be numbered.
     """
-    if not any(axis.leaf for axis in make_grid(spec).axes):
+    grid = make_grid(spec)
+    if grid.size > MOST_CELLS:
+        raise UsageError(f"spec: got {grid.size:,} cells, expected at most {MOST_CELLS:,}; take fewer values")
+    if not any(axis.leaf for axis in grid.axes):
         return Study(spec, 1)
     return Study(spec, spec.batching.width or width or _width(spec))
 
