@@ -4,12 +4,14 @@ A new callable needs an entry in `CALLS` only where a name's usual value does no
 """
 
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from scipy import sparse
 
 from flatmin import linear_networks as ln
@@ -17,6 +19,7 @@ from flatmin import measurements as me
 from flatmin import parameterizations as pa
 from flatmin import problems as pr
 from flatmin import solvers as sv
+from flatmin.dynamics import GradientDescent, Record, train
 from flatmin.solvers import large
 
 SHAPE, M = (4, 3), 11
@@ -84,6 +87,19 @@ def data() -> ln.RegressionData:
 
 
 BY_NAME: dict[str, Callable[[], Any]] = {
+    "problem_or_fn": problem,
+    "inner": op,
+    "matvec": lambda: lambda vector: 2.0 * vector,
+    "function": lambda: lambda x: x,
+    "vector": lambda: np.ones(4),
+    "vectors": lambda: np.ones((5, 4)),
+    "tensor": lambda: np.ones((M, *SHAPE)),
+    "count": lambda: 5,
+    "order": lambda: 4,
+    "num_probes": lambda: 4,
+    "num_matvecs": lambda: 12,
+    "array": lambda: jnp.ones(3),
+    "samples": lambda: 20,
     "key": key,
     "matrix": lambda: MATRIX,
     "M": lambda: MATRIX,
@@ -171,6 +187,24 @@ def _fitted() -> dict[str, Any]:
     return {"params": problem().parameterization.init_params(key(), pa.Balanced(planted().truth))}
 
 
+def _bowl(params: Any) -> jax.Array:
+    return jnp.sum(jnp.asarray([1.0, 3.0]) * params["w"] ** 2)
+
+
+def _point() -> dict[str, jax.Array]:
+    return {"w": jnp.asarray([1.0, -2.0])}
+
+
+def _data() -> tuple[jax.Array, jax.Array]:
+    return jnp.ones((6, 2)), jnp.ones(6)
+
+
+@functools.cache
+def _trained() -> Any:
+    records = {"loss": Record(_bowl, every=1), "sharpness": Record(lambda params: 6.0 + 0 * params["w"][0], every=1)}
+    return train(_bowl, GradientDescent(0.01), _point(), steps=20, key=key(), records=records)
+
+
 CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "diagnosis.quadratic.diagnose_quadratic": lambda: {
         "measurements": symmetric_op(),
@@ -226,6 +260,68 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "left": np.ones((4, 1)),
         "right": np.ones((3, 1)),
     },
+    "_core.objective.Objective": lambda: {
+        "fn": lambda params, x, y: jnp.mean((x @ params["w"] - y) ** 2),
+        "data": _data(),
+    },
+    "dynamics.checkpoint.Checkpoint": lambda: {"path": pathlib.Path("run.ckpt")},
+    "dynamics.descent.LabelNoiseSGD": lambda: {"noise": 0.1, "batch_size": 2},
+    "dynamics.flatness_seeking.PenalisedGradientDescent": lambda: {"penalty": _bowl, "coefficient": 0.1},
+    "dynamics.flow.gradient_flow": lambda: {"objective": _bowl, "params": _point(), "max_time": 1.0},
+    "dynamics.matched.descent_beside_flow": lambda: {"objective": _bowl, "params": _point(), "steps": (0, 2)},
+    "dynamics.optax_rule.OptaxRule": lambda: {"transformation": optax.sgd(0.01)},
+    "dynamics.record.Record": lambda: {"fn": _bowl, "every": 1},
+    "dynamics.record.log_spaced": lambda: {"count": 3},
+    "dynamics.registry.register": lambda: {"name": "door rule"},
+    "dynamics.schedule.Piecewise": lambda: {"boundaries": (10,), "values": (0.1, 0.01)},
+    "dynamics.schedule.hyperparameter": lambda: {"value": 0.5},
+    "dynamics.schedule.value_at": lambda: {"value": 0.5, "step": jnp.asarray(3)},
+    "dynamics.stability.classify_run": lambda: {
+        "losses": np.geomspace(1, 1e-3, 20),
+        "sharpness": np.ones(20),
+        "learning_rate": 0.1,
+    },
+    "dynamics.stability.progressive_sharpening_rate": lambda: {
+        "sharpness": np.linspace(1, 2, 20),
+        "learning_rate": 0.1,
+        "steps": np.arange(20),
+    },
+    "dynamics.stability.stability_report": lambda: {"result": _trained()},
+    "dynamics.trace_flow.trace_flow": lambda: {
+        "trace": lambda p: jnp.sum(p["w"] ** 2),
+        "residual": lambda p: p["w"][:1] - 1.0,
+        "params": _point(),
+        "max_time": 0.1,
+    },
+    "dynamics.train.train": lambda: {
+        "objective": _bowl,
+        "params": _point(),
+        "dynamics": GradientDescent(0.01),
+        "steps": 2,
+    },
+    "dynamics.ensemble.train_ensemble": lambda: {
+        "objective": _bowl,
+        "params": _point(),
+        "dynamics": GradientDescent(0.01),
+        "steps": 2,
+        "keys": jax.random.split(key(), 2),
+        "batched_params": False,
+    },
+    "flatness.select.select_method": lambda: {"verb": "trace"},
+    "linalg.curvature.FlatHessian": lambda: {"fn": _bowl, "params": _point()},
+    "linalg.curvature.flat_hessian": lambda: {"fn": _bowl, "params": _point()},
+    "linalg.lanczos.lanczos_ends": lambda: {"tolerance": 1e-6},
+    "linalg.programs.compiled": lambda: {"function": _bowl},
+    "linalg.trace.calibrated": lambda: {"samples": np.arange(20.0)},
+    "measurements.composite.StackedMeasurements": lambda: {"parts": (op(), op())},
+    "measurements.composite.SymmetrisedMeasurements": lambda: {"inner": square_op()},
+    "measurements.composite.symmetrised": lambda: {"inner": square_op()},
+    "measurements.function.FunctionMeasurements": lambda: {"fn": lambda X: X.ravel()[:5], "count": 5},
+    "measurements.function.from_function": lambda: {"fn": lambda X: X.ravel()[:5]},
+    "measurements.moments.MomentMeasurements": lambda: {"row_moment": np.eye(4), "col_moment": np.eye(3)},
+    "measurements._base.pick": lambda: {"values": np.ones(M)},
+    "parameterizations.params.check_factors": dict,
+    "testing.rules.rule_laws": lambda: {"rule": GradientDescent(0.01), "objective": _bowl, "params": _point()},
     "theory.closed_forms.block_completion_regulariser": lambda: {"num_measurements": 5},
     "theory.closed_forms.rectangle_lower_bound": lambda: {"num_measurements": 5},
     "theory.ding2022.flat_factors": lambda: {"width": 3},
