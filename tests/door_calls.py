@@ -5,6 +5,7 @@ A new callable needs an entry in `CALLS` only where a name's usual value does no
 
 import functools
 import pathlib
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +15,24 @@ import numpy as np
 import optax
 from scipy import sparse
 
+import report_example
 from flatmin import linear_networks as ln
 from flatmin import measurements as me
 from flatmin import parameterizations as pa
 from flatmin import problems as pr
 from flatmin import solvers as sv
+from flatmin.datasets import RecoveryData
 from flatmin.dynamics import GradientDescent, Record, train
+from flatmin.experiments import claims_to_json, obtain_run
+from flatmin.experiments.cells import Context
+from flatmin.experiments.ledger import ENTRIES, Batch, Ledger, family
+from flatmin.experiments.recovery import Source, prepare, recovery_spec
+from flatmin.experiments.regulariser import ExploreRegulariser
+from flatmin.report import Axis, Series, to_dataset
 from flatmin.solvers import large
+from flatmin.studies import StudySpec, find_store, load_spec, run_study, study_spec
+
+EXAMPLES = pathlib.Path(__file__).parent.parent / "examples" / "studies"
 
 SHAPE, M = (4, 3), 11
 RNG = np.random.default_rng(0)
@@ -87,6 +99,31 @@ def data() -> ln.RegressionData:
 
 
 BY_NAME: dict[str, Callable[[], Any]] = {
+    "source": lambda: EXAMPLES / "phase-diagram.toml",
+    "path": lambda: _run().folder,
+    "version": lambda: 1,
+    "title": lambda: "A title",
+    "text": lambda: "a text",
+    "claims": lambda: _content().claims,
+    "interval": lambda: (1.0, 2.0),
+    "value": lambda: 1.5,
+    "datasets": dict,
+    "experiment": lambda: report_example.EXPERIMENT,
+    "spec": lambda: _recovery(),
+    "run": _run,
+    "render": lambda: lambda run, folder: None,
+    "origin": lambda: "ours",
+    "description": lambda: "what it is",
+    "statement": lambda: "x = x",
+    "assumptions": lambda: "none",
+    "prepared": _prepared,
+    "context": lambda: Context(pathlib.Path(tempfile.mkdtemp())),
+    "store": _store,
+    "figure": report_example.points_figure,
+    "figures": lambda: {f.key: f for f in report_example.figures()},
+    "images": dict,
+    "folder": lambda: pathlib.Path(tempfile.mkdtemp()),
+    "raw": lambda: {"name": "door", "function": {"call": "math:floor"}, "axes": {"function.x": [0.5]}},
     "problem_or_fn": problem,
     "inner": op,
     "matvec": lambda: lambda vector: 2.0 * vector,
@@ -205,6 +242,65 @@ def _trained() -> Any:
     return train(_bowl, GradientDescent(0.01), _point(), steps=20, key=key(), records=records)
 
 
+def _source() -> Source:
+    return Source(sha256="0", kind="table")
+
+
+def _recovery() -> Any:
+    return recovery_spec(_source(), size=12)
+
+
+def _table() -> RecoveryData:
+    rows, cols = np.divmod(np.arange(12), 3)
+    return RecoveryData("table", me.entries(rows, cols, SHAPE), MATRIX.ravel())
+
+
+@functools.cache
+def _prepared() -> Any:
+    return prepare(_table(), _recovery())
+
+
+@functools.cache
+def _content() -> Any:
+    return report_example.content()
+
+
+@functools.cache
+def _run() -> Any:
+    folder = pathlib.Path(tempfile.mkdtemp())
+    return obtain_run(report_example.EXPERIMENT, report_example.ExampleSpec(), report_example.content, out=folder)[0]
+
+
+def _study() -> StudySpec:
+    return study_spec(
+        {"name": "door", "seeds": 1, "function": {"call": "math:floor"}, "axes": {"function.x": [0.5, 1.5]}}
+    )
+
+
+@functools.cache
+def _store() -> Any:
+    folder = pathlib.Path(tempfile.mkdtemp()) / "study"
+    run_study(load_spec(EXAMPLES / "phase-diagram.toml"), folder, shard=(1, 1000))
+    return find_store(folder)
+
+
+def _draw(rng: Any, count: int, **_: Any) -> Any:
+    return Batch(np.ones(count), np.ones(count))
+
+
+def _address() -> str:
+    return f"{next(iter(ENTRIES))}/0"
+
+
+ELSEWHERE = {
+    "experiments.ledger.compute": "test_ledger.py",
+    "experiments.recovery.recover": "test_recover.py",
+    "experiments.regulariser.explore": "test_explore_regulariser.py",
+    "experiments.study_report.report_study": "test_study_command.py",
+    "studies.engine.run_study": "test_studies.py",
+}
+"""Callables that compute for long: their valid calls are in these files."""
+
 CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "diagnosis.quadratic.diagnose_quadratic": lambda: {
         "measurements": symmetric_op(),
@@ -322,6 +418,87 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "measurements._base.pick": lambda: {"values": np.ones(M)},
     "parameterizations.params.check_factors": dict,
     "testing.rules.rule_laws": lambda: {"rule": GradientDescent(0.01), "objective": _bowl, "params": _point()},
+    "datasets.packaged.PackagedFile": lambda: {
+        "package": "scikit-learn",
+        "install": "scikit-learn",
+        "path": "sklearn/datasets/data/iris.csv",
+        "sha256": "0" * 64,
+        "about": "a table",
+    },
+    "datasets.packaged.load_packaged": lambda: {"name": "digits"},
+    "datasets.recovery_data.RecoveryData": lambda: {
+        "name": "table",
+        "measurements": me.entries(np.array([0, 1, 3]), np.array([0, 2, 1]), SHAPE),
+        "targets": np.ones(3),
+    },
+    "dynamics.until.Until": lambda: {"loss": 1e-3},
+    "experiments.claims.claims_from_json": lambda: {"text": claims_to_json(_content().claims)},
+    "experiments.figure_data.from_dataset": lambda: {"dataset": to_dataset(report_example.points_figure())},
+    "experiments.figures.Axis": lambda: {"label": "x"},
+    "experiments.figures.Figure": lambda: {
+        "key": "points",
+        "title": "Points",
+        "caption": "Two points.",
+        "panels": report_example.points_figure().panels,
+    },
+    "experiments.figures.HeatmapPanel": lambda: {
+        "title": "Heat",
+        "x": Axis("x"),
+        "y": Axis("y"),
+        "x_values": np.arange(3.0),
+        "y_values": np.arange(4.0),
+        "z": Axis("z"),
+        "z_values": MATRIX,
+        "values": MATRIX,
+    },
+    "experiments.figures.ImagePanel": lambda: {"title": "Image", "image": MATRIX},
+    "experiments.figures.Panel": lambda: {
+        "title": "Panel",
+        "x": Axis("x"),
+        "y": Axis("y"),
+        "series": (Series("s", np.arange(3.0), np.ones(3)),),
+    },
+    "experiments.figures.ReferenceLine": lambda: {"label": "line", "value": 1.0},
+    "experiments.figures.Series": lambda: {"label": "s", "x": np.arange(3.0), "y": np.ones(3)},
+    "experiments.ledger._entry.Batch": lambda: {"predicted": np.ones(3), "measured": np.ones(3)},
+    "experiments.ledger._entry.Family": lambda: {"label": "small", "count": 5, "quick": 2, "settings": {}},
+    "experiments.ledger._entry.family": lambda: {"label": "small"},
+    "experiments.ledger.compute": lambda: {"spec": Ledger(quick=True)},
+    "experiments.ledger._entry.Entry": lambda: {
+        "key": "door-line",
+        "kind": "value",
+        "families": (family("small", 5),),
+        "make": _draw,
+        "functions": (),
+        "tight": False,
+        "margin": 0.0,
+        "note": "",
+    },
+    "experiments.ledger._entry.entry": lambda: {"key": "door-line", "kind": "value", "families": (family("small", 5),)},
+    "experiments.ledger._entry.measure_entry": lambda: {
+        "found": next(iter(ENTRIES.values())),
+        "seed": 0,
+        "quick": True,
+    },
+    "experiments.ledger._entry.rebuild": lambda: {"address": _address()},
+    "experiments.recovery.spec.recovery_experiment": lambda: {"name": "table", "method": "nuclear"},
+    "experiments.recovery.spec.recovery_spec": lambda: {"source": _source(), "size": 12},
+    "experiments.regulariser.explore": lambda: {"spec": ExploreRegulariser()},
+    "experiments.runs.obtain_run": lambda: {
+        "experiment": report_example.EXPERIMENT,
+        "spec": report_example.ExampleSpec(),
+        "compute": report_example.content,
+    },
+    "experiments.specs.Setting": lambda: {"name": "rank", "value": 3, "origin": "paper", "description": "the rank"},
+    "experiments.specs.run_id": lambda: {"experiment": "example"},
+    "experiments.specs.Experiment": lambda: {"name": "example"},
+    "report.matplotlib_renderer.matplotlib_bytes": lambda: {"kind": "svg"},
+    "studies.reading.load_spec": lambda: {"path": EXAMPLES / "phase-diagram.toml"},
+    "studies.study.Study": lambda: {"spec": _study(), "width": 1},
+    "studies.study.plan": lambda: {"spec": _study()},
+    "studies.engine.run_study": lambda: {"spec": _study(), "folder": pathlib.Path("study")},
+    "studies.opening.find_store": lambda: {"folder": _store().folder},
+    "experiments.study_report.figures.study_figures": lambda: {"study": _store().study, "content": _store().read()},
     "theory.closed_forms.block_completion_regulariser": lambda: {"num_measurements": 5},
     "theory.closed_forms.rectangle_lower_bound": lambda: {"num_measurements": 5},
     "theory.ding2022.flat_factors": lambda: {"width": 3},
