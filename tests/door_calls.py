@@ -32,6 +32,7 @@ from flatmin.report import Axis, Series, to_dataset
 from flatmin.solvers import large
 from flatmin.studies import StudySpec, find_store, load_spec, run_study, study_spec
 
+RAW = {"name": "door", "seeds": 1, "function": {"call": "math:floor"}, "axes": {"function.x": [0.5, 1.5]}}
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples" / "studies"
 
 SHAPE, M = (4, 3), 11
@@ -98,9 +99,103 @@ def data() -> ln.RegressionData:
     return ln.regression_data(RNG.standard_normal((6, 3)), RNG.standard_normal(6))
 
 
+def _ones(*shape: int) -> Callable[[], np.ndarray]:
+    return lambda: np.ones(shape)
+
+
+@functools.cache
+def _fitted() -> dict[str, Any]:
+    """Parameters with zero loss, for what is defined at interpolating points only."""
+    return {"params": problem().parameterization.init_params(key(), pa.Balanced(planted().truth))}
+
+
+def _bowl(params: Any) -> jax.Array:
+    return jnp.sum(jnp.asarray([1.0, 3.0]) * params["w"] ** 2)
+
+
+def _point() -> dict[str, jax.Array]:
+    return {"w": jnp.asarray([1.0, -2.0])}
+
+
+def _data() -> tuple[jax.Array, jax.Array]:
+    return jnp.ones((6, 2)), jnp.ones(6)
+
+
+@functools.cache
+def _trained() -> Any:
+    records = {"loss": Record(_bowl, every=1), "sharpness": Record(lambda params: 6.0 + 0 * params["w"][0], every=1)}
+    return train(_bowl, GradientDescent(0.01), _point(), steps=20, key=key(), records=records)
+
+
+def _source() -> Source:
+    return Source(sha256="0", kind="table")
+
+
+def _recovery() -> Any:
+    return recovery_spec(_source(), size=12)
+
+
+def _table() -> RecoveryData:
+    rows, cols = np.divmod(np.arange(12), 3)
+    return RecoveryData("table", me.entries(rows, cols, SHAPE), MATRIX.ravel())
+
+
+@functools.cache
+def _prepared() -> Any:
+    return prepare(_table(), _recovery())
+
+
+@functools.cache
+def _content() -> Any:
+    return report_example.content()
+
+
+@functools.cache
+def _run() -> Any:
+    folder = pathlib.Path(tempfile.mkdtemp())
+    return obtain_run(report_example.EXPERIMENT, report_example.ExampleSpec(), report_example.content, out=folder)[0]
+
+
+def _study() -> StudySpec:
+    return study_spec(
+        {"name": "door", "seeds": 1, "function": {"call": "math:floor"}, "axes": {"function.x": [0.5, 1.5]}}
+    )
+
+
+@functools.cache
+def _store() -> Any:
+    folder = pathlib.Path(tempfile.mkdtemp()) / "study"
+    run_study(load_spec(EXAMPLES / "phase-diagram.toml"), folder, shard=(1, 1000))
+    return find_store(folder)
+
+
+def _draw(rng: Any, count: int, **_: Any) -> Any:
+    return Batch(np.ones(count), np.ones(count))
+
+
+@functools.cache
+def _file() -> pathlib.Path:
+    path = pathlib.Path(tempfile.mkdtemp()) / "table.csv"
+    path.write_text("row,column,value\n" + "".join(f"{i},{j},{x}\n" for (i, j), x in np.ndenumerate(MATRIX)))
+    return path
+
+
+def _address() -> str:
+    return f"{next(iter(ENTRIES))}:0:0"
+
+
+ELSEWHERE = {
+    "experiments.ledger.compute": "test_ledger.py",
+    "experiments.recovery.recover": "test_recover.py",
+    "experiments.regulariser.explore": "test_explore_regulariser.py",
+    "experiments.study_report.report_study": "test_study_command.py",
+    "studies.engine.run_study": "test_studies.py",
+}
+"""Callables that compute for long: their valid calls are in these files."""
+
 BY_NAME: dict[str, Callable[[], Any]] = {
     "source": lambda: EXAMPLES / "phase-diagram.toml",
-    "path": lambda: _run().folder,
+    "path": lambda: _run().path,
     "version": lambda: 1,
     "title": lambda: "A title",
     "text": lambda: "a text",
@@ -109,7 +204,7 @@ BY_NAME: dict[str, Callable[[], Any]] = {
     "value": lambda: 1.5,
     "datasets": dict,
     "experiment": lambda: report_example.EXPERIMENT,
-    "spec": lambda: _recovery(),
+    "spec": _recovery,
     "run": _run,
     "render": lambda: lambda run, folder: None,
     "origin": lambda: "ours",
@@ -123,7 +218,7 @@ BY_NAME: dict[str, Callable[[], Any]] = {
     "figures": lambda: {f.key: f for f in report_example.figures()},
     "images": dict,
     "folder": lambda: pathlib.Path(tempfile.mkdtemp()),
-    "raw": lambda: {"name": "door", "function": {"call": "math:floor"}, "axes": {"function.x": [0.5]}},
+    "raw": lambda: RAW,
     "problem_or_fn": problem,
     "inner": op,
     "matvec": lambda: lambda vector: 2.0 * vector,
@@ -212,94 +307,6 @@ BY_NAME: dict[str, Callable[[], Any]] = {
     "observed": lambda: MATRIX,
     "dtype": lambda: jnp.float64,
 }
-
-
-def _ones(*shape: int) -> Callable[[], np.ndarray]:
-    return lambda: np.ones(shape)
-
-
-@functools.cache
-def _fitted() -> dict[str, Any]:
-    """Parameters with zero loss, for what is defined at interpolating points only."""
-    return {"params": problem().parameterization.init_params(key(), pa.Balanced(planted().truth))}
-
-
-def _bowl(params: Any) -> jax.Array:
-    return jnp.sum(jnp.asarray([1.0, 3.0]) * params["w"] ** 2)
-
-
-def _point() -> dict[str, jax.Array]:
-    return {"w": jnp.asarray([1.0, -2.0])}
-
-
-def _data() -> tuple[jax.Array, jax.Array]:
-    return jnp.ones((6, 2)), jnp.ones(6)
-
-
-@functools.cache
-def _trained() -> Any:
-    records = {"loss": Record(_bowl, every=1), "sharpness": Record(lambda params: 6.0 + 0 * params["w"][0], every=1)}
-    return train(_bowl, GradientDescent(0.01), _point(), steps=20, key=key(), records=records)
-
-
-def _source() -> Source:
-    return Source(sha256="0", kind="table")
-
-
-def _recovery() -> Any:
-    return recovery_spec(_source(), size=12)
-
-
-def _table() -> RecoveryData:
-    rows, cols = np.divmod(np.arange(12), 3)
-    return RecoveryData("table", me.entries(rows, cols, SHAPE), MATRIX.ravel())
-
-
-@functools.cache
-def _prepared() -> Any:
-    return prepare(_table(), _recovery())
-
-
-@functools.cache
-def _content() -> Any:
-    return report_example.content()
-
-
-@functools.cache
-def _run() -> Any:
-    folder = pathlib.Path(tempfile.mkdtemp())
-    return obtain_run(report_example.EXPERIMENT, report_example.ExampleSpec(), report_example.content, out=folder)[0]
-
-
-def _study() -> StudySpec:
-    return study_spec(
-        {"name": "door", "seeds": 1, "function": {"call": "math:floor"}, "axes": {"function.x": [0.5, 1.5]}}
-    )
-
-
-@functools.cache
-def _store() -> Any:
-    folder = pathlib.Path(tempfile.mkdtemp()) / "study"
-    run_study(load_spec(EXAMPLES / "phase-diagram.toml"), folder, shard=(1, 1000))
-    return find_store(folder)
-
-
-def _draw(rng: Any, count: int, **_: Any) -> Any:
-    return Batch(np.ones(count), np.ones(count))
-
-
-def _address() -> str:
-    return f"{next(iter(ENTRIES))}/0"
-
-
-ELSEWHERE = {
-    "experiments.ledger.compute": "test_ledger.py",
-    "experiments.recovery.recover": "test_recover.py",
-    "experiments.regulariser.explore": "test_explore_regulariser.py",
-    "experiments.study_report.report_study": "test_study_command.py",
-    "studies.engine.run_study": "test_studies.py",
-}
-"""Callables that compute for long: their valid calls are in these files."""
 
 CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "diagnosis.quadratic.diagnose_quadratic": lambda: {
@@ -403,12 +410,18 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "keys": jax.random.split(key(), 2),
         "batched_params": False,
     },
-    "flatness.select.select_method": lambda: {"verb": "trace"},
+    "flatness.select.select_method": lambda: {"verb": "hessian_trace"},
     "linalg.curvature.FlatHessian": lambda: {"fn": _bowl, "params": _point()},
     "linalg.curvature.flat_hessian": lambda: {"fn": _bowl, "params": _point()},
     "linalg.lanczos.lanczos_ends": lambda: {"tolerance": 1e-6},
     "linalg.programs.compiled": lambda: {"function": _bowl},
     "linalg.trace.calibrated": lambda: {"samples": np.arange(20.0)},
+    "linalg.trace.xtrace": lambda: {"size": 100},
+    "linalg.trace.hutch_plus_plus": lambda: {"size": 100},
+    "measurements.rank_one.LowRankMeasurements": lambda: {"left": np.ones((M, 1, 4)), "right": np.ones((M, 1, 3))},
+    "measurements.rank_one.rank_one": lambda: {"left": np.ones((M, 4)), "right": np.ones((M, 3))},
+    "measurements._base.check_weights": lambda: {"weights": np.ones(M)},
+    "measurements.composite.stacked": lambda: {"parts": (op(), op())},
     "measurements.composite.StackedMeasurements": lambda: {"parts": (op(), op())},
     "measurements.composite.SymmetrisedMeasurements": lambda: {"inner": square_op()},
     "measurements.composite.symmetrised": lambda: {"inner": square_op()},
@@ -463,9 +476,10 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "experiments.ledger._entry.Batch": lambda: {"predicted": np.ones(3), "measured": np.ones(3)},
     "experiments.ledger._entry.Family": lambda: {"label": "small", "count": 5, "quick": 2, "settings": {}},
     "experiments.ledger._entry.family": lambda: {"label": "small"},
-    "experiments.ledger.compute": lambda: {"spec": Ledger(quick=True)},
+    "experiments.ledger.compute": lambda: {"spec": Ledger(quick=True, entries=(next(iter(ENTRIES)),))},
     "experiments.ledger._entry.Entry": lambda: {
         "key": "door-line",
+        "source": "ours",
         "kind": "value",
         "families": (family("small", 5),),
         "make": _draw,
@@ -474,13 +488,20 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "margin": 0.0,
         "note": "",
     },
-    "experiments.ledger._entry.entry": lambda: {"key": "door-line", "kind": "value", "families": (family("small", 5),)},
+    "experiments.ledger._entry.entry": lambda: {
+        "key": "door-line",
+        "source": "ours",
+        "kind": "value",
+        "families": (family("small", 5),),
+    },
     "experiments.ledger._entry.measure_entry": lambda: {
         "found": next(iter(ENTRIES.values())),
         "seed": 0,
         "quick": True,
     },
     "experiments.ledger._entry.rebuild": lambda: {"address": _address()},
+    "experiments.recovery.prepared.prepare": lambda: {"data": _table()},
+    "datasets.reading.read_data": lambda: {"source": _file()},
     "experiments.recovery.spec.recovery_experiment": lambda: {"name": "table", "method": "nuclear"},
     "experiments.recovery.spec.recovery_spec": lambda: {"source": _source(), "size": 12},
     "experiments.regulariser.explore": lambda: {"spec": ExploreRegulariser()},

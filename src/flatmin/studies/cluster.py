@@ -43,6 +43,9 @@ class Cluster(Executor):
                 self._client = self._local.client
             else:
                 self._client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
+        except UsageError:
+            self._shut()
+            raise
         except (OSError, ValueError) as error:
             self._shut()
             raise JobError(
