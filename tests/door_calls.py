@@ -460,9 +460,8 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "y": Axis("y"),
         "x_values": np.arange(3.0),
         "y_values": np.arange(4.0),
-        "z": Axis("z"),
-        "z_values": MATRIX,
         "values": MATRIX,
+        "color": Axis("z"),
     },
     "experiments.figures.ImagePanel": lambda: {"title": "Image", "image": MATRIX},
     "experiments.figures.Panel": lambda: {

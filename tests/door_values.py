@@ -480,6 +480,8 @@ def inside(domain: core.Domain, value: Any, right: Any) -> bool | None:
             return None if isinstance(value, str | type | np.dtype) else False
         case domains.Instance():
             return None if isinstance(value, domain.classes) else False
+        case domains.Foreign():
+            return None if f"{type(value).__module__}.{type(value).__name__}".startswith("xarray") else False
         case domains.SequenceOf():
             if isinstance(value, np.ma.MaskedArray) or not isinstance(
                 value, list | tuple | range | np.ndarray | jax.Array
