@@ -79,7 +79,7 @@ def tangent_kernel(problem: RecoveryProblem, params: PyTree) -> Float[Array, "m 
         The kernel; for the deep matrix from the Gram forms of the measurements, for a sum the kernels of its parts
         added, else from the dense Jacobian (memory m p).
     """
-    params = check_params(problem.parameterization, params)
+    params = check_params(problem.parameterization, params, finite=True)
     return shift(*_scaled_kernel(problem, params))
 
 
@@ -129,7 +129,7 @@ def gauss_newton_spectrum(problem: RecoveryProblem, params: PyTree) -> Float[Arr
     Returns:
         k = min(m, d1 d2) eigenvalues for the deep matrix, else min(m, p).
     """
-    params = check_params(problem.parameterization, params)
+    params = check_params(problem.parameterization, params, finite=True)
     m = problem.num_samples
     d1, d2 = problem.measurements.matrix_shape
     exponent = jnp.zeros((), jnp.int32)

@@ -89,7 +89,7 @@ def target_of(problem_or_fn: RecoveryProblem | Loss, params: PyTree, batch: PyTr
             "batch: got one beside a RecoveryProblem, whose samples are its measurements; pass a function of "
             "(params, batch)"
         )
-    params = linalg.check_point(check_params(problem_or_fn.parameterization, params))
+    params = linalg.check_point(check_params(problem_or_fn.parameterization, params, finite=True))
     return Target(problem_or_fn, linalg.flat_hessian(problem_or_fn.loss, params))
 
 

@@ -47,7 +47,7 @@ def block_traces(problem: RecoveryProblem, params: PyTree) -> Float[Array, " blo
     Raises:
         UsageError: if params are not those of the parameterization, or a registered form returns another shape.
     """
-    params = check_params(problem.parameterization, params)
+    params = check_params(problem.parameterization, params, finite=True)
     blocks = _block_traces(problem.parameterization, problem, params)
     expected = (len(jax.tree.leaves(params)),)
     if jnp.shape(blocks) != expected:
