@@ -10,7 +10,7 @@ LOWEST := tests/test_theory.py tests/test_problems.py tests/test_metamorphic.py 
 NEWEST := $(LOWEST) tests/test_architecture.py tests/test_linear_networks.py tests/test_flatness.py tests/test_estimators.py \
 	tests/test_flow.py tests/test_solvers.py tests/test_study_command.py tests/test_readme.py
 
-.PHONY: demo full test test-long test-lowest test-newest mutants lint format types check bench clean help
+.PHONY: demo full test test-long test-lowest test-newest test-doors mutants lint format types check bench clean help
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -57,6 +57,9 @@ test-lowest: .venv-lowest/.stamp  ## the core tests with the oldest supported de
 test-newest: .venv-newest/.stamp  ## the core tests with the newest Python here and the newest dependencies
 	@if [ -e .venv-newest/.stamp ]; then .venv-newest/bin/python -m pytest -q -n 2 -p no:cacheprovider $(NEWEST); \
 	else echo "test-newest: no declared Python newer than $$($(PYTHON) -V) is installed here; nothing tested"; fi
+
+test-doors: $(VENV)/.stamp-dev  ## every public callable x every wrong value, and a valid call of each (half an hour)
+	$(BIN)/python -m pytest -n 2 -m '' tests/test_doors.py
 
 mutants: $(VENV)/.stamp-dev  ## change one thing in the code at a time; do the tests notice? (hours; goes on where it was)
 	$(BIN)/python scripts/mutants

@@ -531,7 +531,56 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 """Of single callables: the arguments that have another value."""
 
-NO_DOORS: dict[str, str] = {}
+_RETURNED, _MODEL, _SKLEARN = (
+    "built by the library only",
+    "a pydantic model: tests/test_domains.py and the commands' tests show its sentences",
+    "scikit-learn's constructors store what they get; `fit` checks it (tests/test_estimators.py)",
+)
+NO_DOORS: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "datasets.ratings.Ratings",
+            "dynamics._base.DynamicsState",
+            "dynamics._base.StepInfo",
+            "experiments.runs.Run",
+            "experiments.ledger._entry.Instance",
+            "experiments.recovery.prepared.Prepared",
+            "experiments.study_report.StudyReport",
+            "linear_networks.descent.Descent",
+            "linear_networks.data.RegressionData",
+            "report.tables.ValueTable",
+            "solvers.large.problem.LargeCompletion",
+            "solvers.large.spectral.SpectralBound",
+            "studies.engine.Progress",
+            "studies.engine.Summary",
+            "theory._statements.Statement",
+        ),
+        _RETURNED,
+    ),
+    **dict.fromkeys(
+        (
+            "experiments.claims.Claim",
+            "experiments.ledger.spec.Ledger",
+            "experiments.recovery.spec.Recovery",
+            "experiments.recovery.spec.Source",
+            "experiments.regulariser.spec.ExploreRegulariser",
+            "studies.spec.StudySpec",
+        ),
+        _MODEL,
+    ),
+    **dict.fromkeys(
+        (
+            "estimators.completion.FlatCompletion",
+            "estimators.completion.NuclearCompletion",
+            "estimators.covariance.FlatCovariance",
+            "estimators.robust.FlatRobustPCA",
+        ),
+        _SKLEARN,
+    ),
+    "dynamics.record.step_loss": "a marker for records: it is not called (tests/test_rules.py)",
+    "flatness.trace_forms.register_block_traces": "takes a class, in a decorator (tests/test_own_parameterization.py)",
+    "linalg.curvature.check_point": "the check itself (tests/test_curvature_errors.py)",
+}
 """Public callables whose arguments are not a user's, with the reason."""
 
 COSTLY: dict[str, tuple[str, ...]] = {"interpolators.solver.flattest": ("progress",)}

@@ -39,6 +39,11 @@ def told(faults):
     return f"{len(faults)} faults at {len(by_door)} arguments:\n" + "\n".join(shown)
 
 
+def test_every_public_callable_declares_what_it_accepts():
+    assert len(FOUND) > 250
+    assert not MISSING, f"declare the domains of these with @checked, or say in door_calls.py why not: {MISSING}"
+
+
 def test_wrong_values_meet_a_sentence_sampled():
     cases = doors.cases(FOUND)
     faults = faults_of(random.Random(12).sample(cases, SAMPLE), outside_only=True)
@@ -57,4 +62,6 @@ def test_wrong_values_meet_a_sentence(door):
 @pytest.mark.long
 @pytest.mark.parametrize("door", FOUND, ids=[door.name for door in FOUND])
 def test_a_valid_call_passes(door):
+    if door.name in doors.door_calls.ELSEWHERE:
+        pytest.skip(f"computes for long: tests/{doors.door_calls.ELSEWHERE[door.name]} calls it")
     doors.run(door, doors.call_of(door))

@@ -274,7 +274,7 @@ def test_records_are_checked(key, unchecked):
         train(objective, SGD(0.1, 3), params, records={"a": Record(lambda p: float(p["u"][0]), every=1)}, **request)
     with pytest.raises(UsageError, match="records: got a list of 1, expected a mapping"):
         train(objective, SGD(0.1, 3), params, records=[Record(jnp.sum, every=1)], **request)
-    with pytest.raises(UsageError, match="until: got 0.001, expected an Until"):
+    with pytest.raises(UsageError, match=r"until: got 0\.001, expected an Until"):
         train(objective, SGD(0.1, 3), params, until=1e-3, **request)
     with pytest.raises(UsageError, match="step_loss: got a call"):
         step_loss(params)
