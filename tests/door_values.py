@@ -29,6 +29,10 @@ import scipy.sparse as sp
 from flatmin import _core as core
 from flatmin import measurements, parameterizations, problems, solvers
 from flatmin._core import array_domains, domains
+from flatmin.dynamics import AbstractSchedule
+from flatmin.dynamics._params import Start
+from flatmin.dynamics.schedule import Setting
+from flatmin.flatness.target import LossOrProblem
 
 LARGEST = 2**31 - 1
 NUMERIC = "biuf"
@@ -496,8 +500,16 @@ def inside(domain: core.Domain, value: Any, right: Any) -> bool | None:
             return False if False in answers else None if None in answers or domain.names else True
         case domains.Mapped():
             return None if isinstance(value, dict | types.MappingProxyType | collections.ChainMap) else False
-        case domains.Free():
+        case Setting():
+            if isinstance(value, AbstractSchedule):
+                return None
+            if not isinstance(value, Broken) and callable(value):
+                return False
+            return inside(domain.numbers, value, right) and (number(value) is not None or real_array(value).size > 0)
+        case LossOrProblem() | array_domains.Data() | domains.Free():
             return None
+        case Start():
+            return None if _has_floats(value) else False
     raise AssertionError(f"no plain twin of {type(domain).__name__}: add one to door_values.py")
 
 
@@ -552,6 +564,17 @@ def _whole(value: Any) -> bool:
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         return _kind(value) in "iu"
     return np.asarray(value).dtype.kind in "iu"
+
+
+def _has_floats(value: Any) -> bool:
+    try:
+        leaves = jax.tree.leaves(value)
+    except Exception:  # noqa: BLE001 - no tree
+        return False
+    return any(
+        isinstance(x, float) or (isinstance(x, jax.Array | np.ndarray | np.generic) and _kind(x) in "fc")
+        for x in leaves
+    )
 
 
 def _tree_of_floats(value: Any) -> bool:

@@ -20,6 +20,7 @@ import door_values
 import flatmin
 from flatmin import _core as core
 from flatmin._core.display import Shown
+from flatmin.flatness.target import LossOrProblem
 
 HANDS_ON = {
     "experiments.papers": "a paper's page is run by `reproduce`, which checks its settings",
@@ -153,7 +154,9 @@ def _is_left_out(case: Case) -> bool:
     """A function of the user's may raise what it likes; some calls take long."""
     domain = case.door.domains[case.argument]
     inner = domain.inner if isinstance(domain, core.Optional) else domain
-    return isinstance(inner, core.Function) or case.argument in door_calls.COSTLY.get(case.door.name, ())
+    return isinstance(inner, core.Function | LossOrProblem) or case.argument in door_calls.COSTLY.get(
+        case.door.name, ()
+    )
 
 
 def fault_of(case: Case, right: dict[str, Any], *, outside_only: bool = False) -> str | None:

@@ -17,9 +17,9 @@ from flatmin.dynamics.flatness_seeking import NormalisedGradientDescent as Norma
 from flatmin.dynamics.flatness_seeking import PenalisedGradientDescent as PenalisedGradientDescent
 from flatmin.dynamics.flatness_seeking import SharpnessAwareDescent as SharpnessAwareDescent
 from flatmin.dynamics.flatness_seeking import StochasticSharpnessAware as StochasticSharpnessAware
-from flatmin.dynamics.flow import FlowHistory as FlowHistory
-from flatmin.dynamics.flow import FlowResult as FlowResult
 from flatmin.dynamics.flow import gradient_flow as gradient_flow
+from flatmin.dynamics.flow_result import FlowHistory as FlowHistory
+from flatmin.dynamics.flow_result import FlowResult as FlowResult
 from flatmin.dynamics.matched import MatchedRuns as MatchedRuns
 from flatmin.dynamics.matched import descent_beside_flow as descent_beside_flow
 from flatmin.dynamics.optax_rule import OptaxRule as OptaxRule

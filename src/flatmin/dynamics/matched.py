@@ -13,7 +13,8 @@ from flatmin._core import AbstractObjective, Descended, Integer, SequenceOf, Sho
 from flatmin.dynamics._params import Start
 from flatmin.dynamics._run import TrainResult
 from flatmin.dynamics.descent import GradientDescent
-from flatmin.dynamics.flow import RECORDS, FlowResult, gradient_flow
+from flatmin.dynamics.flow import RECORDS, gradient_flow
+from flatmin.dynamics.flow_result import FlowResult
 from flatmin.dynamics.record import Record
 from flatmin.dynamics.train import train
 
