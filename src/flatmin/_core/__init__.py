@@ -1,5 +1,6 @@
 """Results, outcomes, errors and the objective protocol; imported by every room, imports none."""
 
+from flatmin._core.array_domains import Data as Data
 from flatmin._core.array_domains import Indices as Indices
 from flatmin._core.array_domains import Key as Key
 from flatmin._core.array_domains import Numbers as Numbers
@@ -42,9 +43,9 @@ from flatmin._core.errors import nearest as nearest
 from flatmin._core.files import read_text as read_text
 from flatmin._core.files import regular_file as regular_file
 from flatmin._core.objective import AbstractObjective as AbstractObjective
+from flatmin._core.objective import Descended as Descended
 from flatmin._core.objective import FunctionObjective as FunctionObjective
 from flatmin._core.objective import Objective as Objective
-from flatmin._core.objective import as_objective as as_objective
 from flatmin._core.outcomes import Outcome as Outcome
 from flatmin._core.results import Estimate as Estimate
 from flatmin._core.results import Result as Result

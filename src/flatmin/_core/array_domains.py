@@ -85,7 +85,8 @@ class RealArray(Domain):
         array = _native(np.asarray(array)) if self.kept else _floating(array, self.host)
         if kind_of(array.dtype) == "f" and array.dtype.itemsize < 4:
             array = array.astype(np.float32)
-        if not isinstance(array, Tracer):
+        looked_at = self.finite or self.low > -math.inf or self.high < math.inf or self.symmetric
+        if looked_at and not isinstance(array, Tracer):
             self._check_values(argument, np.asarray(array))
         return array
 
@@ -231,6 +232,32 @@ class Parameters(Domain):
         if kind_of(array.dtype) != "f":
             raise self.refuse(argument, leaf, " in the tree")
         return _floating(array, host=False)
+
+
+class Data(Domain):
+    """A tree of arrays of numbers of any kind, as a loss takes them as its second argument."""
+
+    def expected(self) -> str:
+        """The set in words."""
+        return "a tree (array, tuple, list or dict) of arrays of numbers"
+
+    def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
+        """The tree, each leaf an array of JAX."""
+        try:
+            leaves, structure = jax.tree.flatten(value)
+        except UNREADABLE as error:
+            raise self.refuse(argument, value) from error
+        if not leaves:
+            raise self.refuse(argument, value, ", without any array")
+        return jax.tree.unflatten(structure, [self._leaf(argument, leaf) for leaf in leaves])
+
+    def _leaf(self, argument: str, leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array):
+            return leaf
+        array = as_array(self, argument, leaf)
+        if kind_of(array.dtype) not in "fibc":
+            raise self.refuse(argument, leaf, " in the tree")
+        return jnp.asarray(_native(array))
 
 
 def shape_words(axes: tuple[str, ...] | None) -> str:

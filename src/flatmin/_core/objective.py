@@ -2,7 +2,7 @@
 
 Dynamics know neither problems nor measurements: they see an `AbstractObjective`, a mean of per-sample losses
 that can be evaluated on all samples or on a sub-batch with shifted targets (label noise). `Objective` makes one of any
-JAX function, `as_objective` is what the verbs call on their first argument.
+JAX function, `Descended` is what the verbs accept.
 """
 
 import abc
@@ -15,6 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from flatmin._core.array_domains import Data
+from flatmin._core.checked import checked
+from flatmin._core.domains import Domain, Function, Optional, Sizes
 from flatmin._core.errors import UsageError
 
 
@@ -37,18 +40,7 @@ class AbstractObjective(eqx.Module):
         """Mean loss over the samples `indices` (repeats count), each label moved by `+label_shift`."""
 
 
-def _arrays(data: PyTree) -> PyTree:
-    def array(leaf: Any) -> Any:
-        try:
-            return jnp.asarray(leaf)
-        except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"data: got a {type(leaf).__name__}, expected arrays with one row per sample; write them as arrays"
-            ) from error
-
-    return jax.tree.map(array, data)
-
-
+@checked(fn=Function(), data=Optional(Data()), labels=Optional(Function()))
 class Objective(AbstractObjective):
     """Any JAX function as what dynamics descend: a loss, or a loss with its data.
 
@@ -70,14 +62,10 @@ class Objective(AbstractObjective):
     """
 
     fn: Callable[..., Any] | Any
-    data: PyTree = eqx.field(converter=_arrays, default=None)
+    data: PyTree = None
     labels: Callable[[PyTree], Array] | Any = None
 
     def __check_init__(self):
-        for name in ("fn",) if self.labels is None else ("fn", "labels"):
-            if not callable(getattr(self, name)):
-                got = type(getattr(self, name)).__name__
-                raise UsageError(f"{name}: got {got}, expected a function; write lambda params: ...")
         if self.data is None:
             if self.labels is not None:
                 raise UsageError("labels: got a function but no data, expected both; pass the data that it picks from")
@@ -157,26 +145,21 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", maxsplit=1)[0]
 
 
-def as_objective(objective: Any) -> AbstractObjective:
-    """What a verb was given, as an objective.
+class Descended(Domain):
+    """What dynamics can descend; a function becomes an objective."""
 
-    Args:
-        objective: an objective (a recovery problem is one), or a scalar JAX function of the params.
+    def expected(self) -> str:
+        """The set in words."""
+        return "a function of the params or an objective; write lambda params: ... or Objective(fn, data)"
 
-    Returns:
-        The objective itself, or `Objective(function)`.
-
-    Raises:
-        UsageError: for anything else; a planted problem is told from its `problem`.
-    """
-    if isinstance(objective, AbstractObjective):
-        return objective
-    got = type(objective).__name__
-    if isinstance(getattr(objective, "problem", None), AbstractObjective):
-        raise UsageError(f"objective: got a {got}, expected what is to be descended; pass its .problem")
-    if not callable(objective) or isinstance(objective, type):
-        raise UsageError(
-            f"objective: got {got}, expected a function of the params or an objective; write lambda params: ... or "
-            "Objective(fn, data)"
-        )
-    return Objective(objective)
+    def accept(self, argument: str, value: Any, sizes: Sizes) -> AbstractObjective:
+        """The objective itself, or `Objective(function)`."""
+        if isinstance(value, AbstractObjective):
+            return value
+        if isinstance(getattr(value, "problem", None), AbstractObjective):
+            raise UsageError(
+                f"{argument}: got a {type(value).__name__}, expected what is to be descended; pass its .problem"
+            )
+        if not callable(value) or isinstance(value, type):
+            raise self.refuse(argument, value)
+        return Objective(value)

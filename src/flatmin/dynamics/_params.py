@@ -8,7 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from flatmin._core import UsageError, check_finite
+from flatmin._core import Domain, UsageError, check_finite
+from flatmin._core.domains import Sizes, described
+
+
+class Start(Domain):
+    """Initial params: any tree with real floating point arrays in it, see `moving`."""
+
+    def __init__(self, *, moves: bool = True) -> None:
+        self.moves = moves
+
+    def expected(self) -> str:
+        """The set in words."""
+        return "a tree with real floating point arrays to move"
+
+    def accept(self, argument: str, value: Any, sizes: Sizes) -> PyTree:
+        """The tree, its arrays those of JAX."""
+        return moving(value) if self.moves else strong(value)
 
 
 def moving(params: PyTree) -> PyTree:
@@ -52,6 +68,8 @@ def strong(tree: PyTree) -> PyTree:
     """
 
     def definite(leaf: Any) -> Any:
+        if isinstance(leaf, np.ma.MaskedArray):
+            raise UsageError(f"params: got {described(leaf)}, expected arrays of real numbers; fill it first")
         if not (eqx.is_array(leaf) or isinstance(leaf, np.ndarray)):
             return leaf
         try:

@@ -39,11 +39,7 @@ class Plan:
         inside: whether it is evaluated inside the loop.
     """
 
-    def __init__(self, model: Model, name: str, record: Any, steps: int):
-        if not isinstance(record, Record):
-            raise UsageError(
-                f"records: {name!r} is a {type(record).__name__}, expected a Record; write Record(fn, every=100)"
-            )
+    def __init__(self, model: Model, name: str, record: Record, steps: int):
         dynamics, objective = model.whole
         self.name, self.times = name, record.times(steps)
         own = getattr(record.fn, "__self__", None) is objective  # sees each run's own objective
@@ -109,11 +105,7 @@ class Recorder:
         stops: steps at which a stretch has to end for the records' sake.
     """
 
-    def __init__(self, model: Model, records: Mapping[str, Record] | Any, steps: int, chunk: int, params: PyTree):
-        if records is not None and not isinstance(records, Mapping):
-            raise UsageError(
-                f"records: got {type(records).__name__}, expected a dict; write {{'loss': Record(fn, every=100)}}"
-            )
+    def __init__(self, model: Model, records: Mapping[str, Record] | None, steps: int, chunk: int, params: PyTree):
         self.plans = {name: Plan(model, name, record, steps) for name, record in dict(records or {}).items()}
         self.blocks: list[Block] = []
         self._inside = [plan for plan in self.plans.values() if plan.inside]

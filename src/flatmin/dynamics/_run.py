@@ -5,18 +5,17 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from flatmin._core import Outcome, Result, UsageError
+from flatmin._core import Outcome, Result
 from flatmin.dynamics import _engine
 from flatmin.dynamics._base import DynamicsState
 from flatmin.dynamics._model import Model
 from flatmin.dynamics._params import moving, strong
 from flatmin.dynamics._records import Recorder
 from flatmin.dynamics._saving import Saving
-from flatmin.dynamics.record import History, whole
+from flatmin.dynamics.record import History
 from flatmin.dynamics.until import Until
 
 Progress = Callable[[int, int], Any]
@@ -143,14 +142,14 @@ def run(
     model: Model,
     params: PyTree,
     *,
-    steps: Any,
+    steps: int,
     key: Any,
     records: Any,
-    chunk: Any,
+    chunk: int,
     checkpoint: Any,
     progress: Progress | None,
     throw: bool,
-    until: Any = None,
+    until: Until | None = None,
 ) -> TrainResult:
     """See `train` and `train_ensemble`, which only prepare the arguments.
 
@@ -173,14 +172,6 @@ def run(
         UsageError: as in `train`.
         JobError: as in `train`.
     """
-    steps, chunk = whole("steps", steps, 0), whole("chunk", chunk, 1)
-    if steps >= 2**31:
-        raise UsageError(f"steps: got {steps}, expected less than 2**31, the range of the step counter")
-    if until is not None and not isinstance(until, Until):
-        raise UsageError(f"until: got {type(until).__name__}, expected an Until; write Until(loss=1e-8)")
-    if progress is not None and not callable(progress):
-        raise UsageError(f"progress: got {type(progress).__name__}, expected a function of (steps done, steps)")
-    _check_key(key, model.runs)
     params = moving(params)
     chunk = min(chunk, max(steps, 1))
     recorder = Recorder(model, records, steps, chunk, params)
@@ -224,15 +215,6 @@ def run(
         saving.write(point)
     result = _result(model, point, recorder, interrupted=interrupted)
     return result.raise_if_failed() if throw else result
-
-
-def _check_key(key: Any, runs: int | None) -> None:
-    argument = "key" if runs is None else "keys"
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        got = getattr(key, "dtype", type(key).__name__)
-        raise UsageError(f"{argument}: got {got}, expected a typed key; write jax.random.key(0)")
-    if runs is None and key.shape != ():
-        raise UsageError(f"key: got {key.shape[0]} keys, expected one; use train_ensemble for many runs")
 
 
 class _Watch:

@@ -22,12 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from flatmin._core import JobError, UsageError
+from flatmin._core import JobError, Real, UsageError, checked
 from flatmin._core.identity import identity
 
 _MAGIC = b"flatmin checkpoint 1 sha256 "
 
 
+@checked(seconds=Real(0, infinite=True))
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """Where and how often to save a run.
@@ -51,8 +52,6 @@ class Checkpoint:
             raise UsageError(f"checkpoint: the folder {self.file.parent} does not exist; create it first")
         if self.file.is_dir():
             raise UsageError(f"checkpoint: {self.file} is a folder, expected a file name")
-        if not self.seconds >= 0:
-            raise UsageError(f"seconds: got {self.seconds}, expected a value >= 0")
 
     @property
     def file(self) -> Path:

@@ -9,9 +9,10 @@ from flatmin._core import AbstractObjective
 from flatmin.dynamics._base import DynamicsState
 from flatmin.dynamics._rule import AbstractBatchRule, AbstractRule, Scalar
 from flatmin.dynamics.registry import register
-from flatmin.dynamics.schedule import NON_NEGATIVE, AbstractSchedule, hyperparameter, value_at
+from flatmin.dynamics.schedule import NON_NEGATIVE, AbstractSchedule, checked_rule, hyperparameter, value_at
 
 
+@checked_rule()
 @register("gradient_descent")
 class GradientDescent(AbstractRule):
     """Full-batch gradient descent: `g_k = grad f(W_k)`; one gradient of the full loss a step.
@@ -31,6 +32,7 @@ class GradientDescent(AbstractRule):
         return eqx.filter_value_and_grad(objective.loss)(state.params)
 
 
+@checked_rule()
 @register("sgd")
 class StochasticGradientDescent(AbstractBatchRule):
     """Mini-batch SGD: B samples a step, `g_k = grad (1/B) sum_{i in batch} l_i(W_k)`.
@@ -52,6 +54,7 @@ class StochasticGradientDescent(AbstractBatchRule):
         return eqx.filter_value_and_grad(lambda params: objective.batch_loss(params, draws, None))(state.params)
 
 
+@checked_rule()
 @register("label_noise_sgd")
 class LabelNoiseSGD(AbstractBatchRule):
     """Mini-batch SGD whose labels are moved by fresh noise `sigma N(0, 1)` at each step [G, Sec 7].

@@ -1,20 +1,36 @@
 """Many runs in one compilation: seeds, step sizes, starting points, data."""
 
+import pathlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, PyTree
+from jaxtyping import Key as KeyOf
 
-from flatmin._core import AbstractObjective, UsageError, as_objective
-from flatmin._core.forks import refuse_fork
+from flatmin._core import (
+    AbstractObjective,
+    AnyOf,
+    Descended,
+    Domain,
+    Flag,
+    Free,
+    Function,
+    Instance,
+    Key,
+    Mapped,
+    Optional,
+    Path,
+    UsageError,
+    checked,
+)
+from flatmin._core.domains import described
 from flatmin.dynamics._base import AbstractDynamics, SharedFunction
 from flatmin.dynamics._model import Model
-from flatmin.dynamics._params import strong
+from flatmin.dynamics._params import Start
 from flatmin.dynamics._run import Progress, TrainResult, run
 from flatmin.dynamics.checkpoint import Checkpoint
 from flatmin.dynamics.record import Record
@@ -43,34 +59,35 @@ def run_axes(dynamics: AbstractDynamics) -> PyTree[bool]:
     return jax.tree.map(mask, dynamics, is_leaf=lambda leaf: isinstance(leaf, AbstractSchedule | SharedFunction))
 
 
-def check_dynamics(dynamics: Any) -> None:
-    """Refuse what is no rule.
-
-    Args:
-        dynamics: what was given as one.
-
-    Raises:
-        UsageError: with what was got.
-    """
-    if not isinstance(dynamics, AbstractDynamics):
-        got = dynamics.__name__ if isinstance(dynamics, type) else type(dynamics).__name__
-        raise UsageError(
-            f"dynamics: got {got}, expected a rule; write GradientDescent(0.1), or OptaxRule(...) for optax"
-        )
+RUN: dict[str, Domain] = {
+    "objective": Descended(),
+    "dynamics": Instance(AbstractDynamics, what="a rule; write GradientDescent(0.1), or OptaxRule(...) for optax"),
+    "records": Optional(Mapped(Instance(Record, what="a Record; write Record(fn, every=100)"))),
+    "checkpoint": Optional(AnyOf(Instance(Checkpoint), Path())),
+    "progress": Optional(Function()),
+    "until": Optional(Instance(Until, what="an Until; write Until(loss=1e-8)")),
+}
+"""What `train` and `train_ensemble` accept."""
 
 
+@checked(
+    **RUN,
+    params=Start(moves=False),
+    keys=Key("runs"),
+    batched_objective=AnyOf(Flag(), Free("a tree of truth values: looked at beside the objective")),
+)
 def train_ensemble(
     objective: AbstractObjective | Callable[[PyTree], Any] | Any,
     dynamics: AbstractDynamics | Any,
     params: PyTree,
     *,
     steps: int,
-    keys: Key[Array, " runs"] | Any,
+    keys: KeyOf[Array, " runs"],
     batched_params: bool = True,
     batched_objective: bool | PyTree[bool] = False,
     records: Mapping[str, Record] | Any = None,
     chunk: int = 1024,
-    checkpoint: Checkpoint | str | Path | None = None,
+    checkpoint: Checkpoint | str | pathlib.Path | None = None,
     progress: Progress | None = None,
     throw: bool = False,
     until: Until | None = None,
@@ -106,21 +123,21 @@ def train_ensemble(
         UsageError: as in `train`, and for a run axis of the wrong length.
         JobError: as in `train`.
     """
-    refuse_fork()
-    objective = as_objective(objective)
-    check_dynamics(dynamics)
-    runs = keys.shape[0] if getattr(keys, "ndim", 0) == 1 else 0
+    runs = keys.shape[0]
     if runs == 0:
-        raise UsageError(
-            f"keys: got shape {getattr(keys, 'shape', ())}, expected (runs,); write jax.random.split(key, runs)"
-        )
-    params = strong(params)
+        raise UsageError("keys: got shape (0,), expected at least one key; write jax.random.split(key, runs)")
     if not batched_params:
         params = jax.tree.map(lambda x: jnp.stack([x] * runs) if eqx.is_array(x) else x, params)
     if isinstance(batched_objective, bool):
         batched_objective = jax.tree.map(lambda x: batched_objective and eqx.is_array(x), objective)
     mask = (run_axes(dynamics), batched_objective)
-    batched = eqx.filter((dynamics, objective), mask)
+    try:
+        batched = eqx.filter((dynamics, objective), mask)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"batched_objective: got {described(batched_objective)}, expected True, False or a tree of them of the "
+            "objective's structure"
+        ) from error
     for name, tree in (("params", params), ("dynamics", batched[0]), ("objective", batched[1])):
         _check_run_axis(name, tree, runs)
     return run(

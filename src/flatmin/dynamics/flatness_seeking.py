@@ -20,11 +20,11 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, Int, PyTree
 
-from flatmin._core import AbstractObjective, UsageError
+from flatmin._core import AbstractObjective, Function
 from flatmin.dynamics._base import DynamicsState, SharedFunction
 from flatmin.dynamics._rule import AbstractBatchRule, AbstractRule, Loss, Scalar, unit
 from flatmin.dynamics.registry import register
-from flatmin.dynamics.schedule import NON_NEGATIVE, AbstractSchedule, hyperparameter, value_at
+from flatmin.dynamics.schedule import NON_NEGATIVE, AbstractSchedule, checked_rule, hyperparameter, value_at
 
 
 def _look_ahead(radius: Scalar | AbstractSchedule, loss: Loss, state: DynamicsState) -> tuple[Float[Array, ""], PyTree]:
@@ -35,6 +35,7 @@ def _look_ahead(radius: Scalar | AbstractSchedule, loss: Loss, state: DynamicsSt
     return value, eqx.filter_grad(loss)(eqx.combine(ahead, rest))
 
 
+@checked_rule()
 @register("sharpness_aware")
 class SharpnessAwareDescent(AbstractRule):
     """Full-batch sharpness-aware minimisation: `g_k = grad f(W + rho g / ||g||)`, `g = grad f(W)`.
@@ -60,6 +61,7 @@ class SharpnessAwareDescent(AbstractRule):
         return _look_ahead(self.radius, objective.loss, state)
 
 
+@checked_rule()
 @register("stochastic_sharpness_aware")
 class StochasticSharpnessAware(AbstractBatchRule):
     """Mini-batch sharpness-aware minimisation: both gradients of a step are those of the same batch.
@@ -85,6 +87,7 @@ class StochasticSharpnessAware(AbstractBatchRule):
         return _look_ahead(self.radius, lambda params: objective.batch_loss(params, draws, None), state)
 
 
+@checked_rule()
 @register("normalised")
 class NormalisedGradientDescent(AbstractRule):
     """Full-batch normalised gradient descent: `g_k = grad f(W_k) / ||grad f(W_k)||`, so that steps have length eta.
@@ -108,6 +111,7 @@ class NormalisedGradientDescent(AbstractRule):
         return value, unit(gradient)
 
 
+@checked_rule(penalty=Function())
 @register("penalised")
 class PenalisedGradientDescent(AbstractRule):
     """Full-batch gradient descent on `f(W) + lambda penalty(W)`, for any penalty; the loss reported is f alone.
@@ -136,11 +140,6 @@ class PenalisedGradientDescent(AbstractRule):
     )
     coefficient: Scalar | AbstractSchedule = eqx.field(converter=hyperparameter, metadata=NON_NEGATIVE)
     of_objective: bool = eqx.field(static=True, default=False, kw_only=True)
-
-    def __check_init__(self):
-        fn = self.penalty.fn if isinstance(self.penalty, SharedFunction) else self.penalty
-        if not callable(fn):
-            raise UsageError(f"penalty: got {type(fn).__name__}, expected a function of the params")
 
     def direction(
         self, draws: tuple, objective: AbstractObjective, state: DynamicsState

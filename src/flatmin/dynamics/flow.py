@@ -20,20 +20,24 @@ from jaxtyping import Array, Float, Int, PyTree
 from flatmin import linalg
 from flatmin._core import (
     AbstractObjective,
+    Choice,
+    Descended,
     Estimate,
+    Function,
+    Mapped,
+    Optional,
     Outcome,
+    Real,
     Result,
+    SequenceOf,
     Shown,
     UsageError,
-    as_objective,
-    choose,
+    checked,
 )
 from flatmin._core.display import number
-from flatmin._core.forks import refuse_fork
 from flatmin.dynamics._base import float_dtype
-from flatmin.dynamics._params import moving
+from flatmin.dynamics._params import Start
 from flatmin.dynamics._stationarity import Ends, ends_of
-from flatmin.dynamics.record import whole
 
 SOLVERS = {"tsit5": "Tsit5", "dopri5": "Dopri5", "dopri8": "Dopri8", "kvaerno5": "Kvaerno5"}  # names in diffrax
 NEAR = 1e-3  # of the way travelled: a Newton step that must be shorter for a minimum to be reached, at any tolerance
@@ -41,6 +45,9 @@ ACCURACY = 10  # times the accuracy of a step is no distance
 TINY = float(np.finfo(float).tiny)
 VANISHED = 0.5  # of the largest gradient of the path: what is above has not vanished
 LOWER = 0.1  # times the gradient at which a look at the curvature found no minimum near: where to look again
+
+RECORDS = Optional(Mapped(Function()))
+"""Functions of the params by name."""
 
 Sides = Callable[[PyTree], tuple[PyTree, PyTree]]
 
@@ -267,6 +274,16 @@ def _measure(fn: Callable[[PyTree], PyTree], floats: PyTree, rest: PyTree) -> Py
     return jax.tree.map(jnp.asarray, fn(eqx.combine(floats, rest)))
 
 
+@checked(
+    objective=Descended(),
+    params=Start(),
+    max_time=Real(0, infinite=True),
+    tolerance=Optional(Real(0, 1)),
+    records=RECORDS,
+    save_at=SequenceOf(Real(0)),
+    solver=Choice(*SOLVERS),
+    rtol=Optional(Real(0, 1)),
+)
 def gradient_flow(
     objective: AbstractObjective | Callable[[PyTree], Array],
     params: PyTree,
@@ -321,24 +338,27 @@ def gradient_flow(
         UsageError: for arguments out of range, initial params or an initial loss that are not finite.
         JobError: if `throw` and the flow neither converged nor completed.
     """
-    refuse_fork()
-    objective, params = as_objective(objective), moving(params)
     floats, rest = eqx.partition(params, eqx.is_inexact_array)
-    choose("solver", solver, SOLVERS)
     eps = float(jnp.finfo(float_dtype(floats)).eps)
-    least = eps**0.5 if tolerance is None else _in_range("tolerance", tolerance, 0, 1)
-    rtol = (1e-10 if eps < 1e-10 else 1e-5) if rtol is None else _in_range("rtol", rtol, eps, 1)
-    atol = rtol / 100 if atol is None else _in_range("atol", atol, 0, math.inf)
-    max_time = _in_range("max_time", max_time, 0, math.inf)
-    whole("max_steps", max_steps, 1)
-    times = [float(t) for t in save_at]
-    if times != sorted(set(times)) or any(not 0 <= t <= max_time for t in times):
+    least = eps**0.5 if tolerance is None else tolerance
+    rtol = (1e-10 if eps < 1e-10 else 1e-5) if rtol is None else rtol
+    if rtol < eps:
+        raise UsageError(f"rtol: got {rtol:g}, expected at least {eps:g}, the precision of the params")
+    atol = rtol / 100 if atol is None else atol
+    times = list(save_at)
+    if times != sorted(set(times)) or any(t > max_time for t in times):
         raise UsageError(f"save_at: got {times}, expected increasing times between 0 and max_time = {max_time:g}")
     if least == 0 and max_time == math.inf:
         raise UsageError("max_time: got infinity with tolerance 0, expected a finite time to stop at")
     records = dict(records or {})
 
     flow = _Flow(objective, rest, invariant, _scalar(rtol, floats), _scalar(atol, floats), str(solver))
+    if invariant is not None:
+        sides = jax.eval_shape(invariant, params)
+        if not (isinstance(sides, tuple | list) and len(sides) == 2) or not all(
+            hasattr(leaf, "shape") for leaf in jax.tree.leaves(sides)
+        ):
+            raise UsageError("invariant: the function has to return two trees of arrays, whose difference is conserved")
     path = _begin(flow, floats)
     if not (np.isfinite(float(path.loss)) and np.isfinite(float(path.gradient_norm))):
         raise UsageError(
@@ -433,9 +453,3 @@ def _distance(first: PyTree, second: PyTree) -> float:
 
 def _scalar(value: float, floats: PyTree) -> Array:
     return jnp.asarray(value, float_dtype(floats))
-
-
-def _in_range(argument: str, value: float, least: float, most: float) -> float:
-    if not (isinstance(value, int | float | np.number) and least <= value <= most):
-        raise UsageError(f"{argument}: got {value}, expected a number from {least:g} to {most:g}")
-    return float(value)

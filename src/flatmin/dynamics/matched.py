@@ -9,11 +9,12 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
-from flatmin._core import AbstractObjective, Shown
+from flatmin._core import AbstractObjective, Descended, Integer, SequenceOf, Shown, checked
+from flatmin.dynamics._params import Start
 from flatmin.dynamics._run import TrainResult
 from flatmin.dynamics.descent import GradientDescent
-from flatmin.dynamics.flow import FlowResult, gradient_flow
-from flatmin.dynamics.record import Record, whole
+from flatmin.dynamics.flow import RECORDS, FlowResult, gradient_flow
+from flatmin.dynamics.record import Record
 from flatmin.dynamics.train import train
 
 
@@ -36,6 +37,7 @@ class MatchedRuns(Shown):
     flow: FlowResult
 
 
+@checked(objective=Descended(), params=Start(), steps=SequenceOf(Integer(0)), records=RECORDS)
 def descent_beside_flow(
     objective: AbstractObjective | Callable[..., Any],
     params: PyTree,
@@ -62,7 +64,7 @@ def descent_beside_flow(
     Raises:
         UsageError: for arguments out of range.
     """
-    taken = np.unique([0, *(whole("steps", s, 0) for s in steps)])
+    taken = np.unique([0, *steps])
     here = "descent_beside_flow: params"
     functions = {**dict(records or {}), here: lambda p: eqx.filter(p, eqx.is_inexact_array)}
     dynamics = GradientDescent(learning_rate)

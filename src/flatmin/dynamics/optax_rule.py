@@ -6,17 +6,36 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int, Key, PyTree
 
-from flatmin._core import AbstractObjective, UsageError
+from flatmin._core import (
+    AbstractObjective,
+    AnyOf,
+    Flag,
+    Function,
+    Instance,
+    Integer,
+    Optional,
+    Real,
+    UsageError,
+    checked,
+)
+from flatmin._core.domains import described, kind_of
 from flatmin.dynamics._base import AbstractDynamics, DynamicsState, StepInfo, float_dtype
 from flatmin.dynamics._params import strong
 from flatmin.dynamics._rule import Batches
 from flatmin.dynamics.registry import register
-from flatmin.dynamics.schedule import AbstractSchedule, check_hyperparameter, hyperparameter, value_at
+from flatmin.dynamics.schedule import NON_NEGATIVE, POSITIVE, AbstractSchedule, Setting, hyperparameter, value_at
 
 
+@checked(
+    transformation=AnyOf(Instance(optax.GradientTransformation, what="an optax transformation"), Function()),
+    batch_size=Optional(Integer(1)),
+    noise=Optional(NON_NEGATIVE["range"].domain()),
+    replacement=Flag(),
+)
 @register("optax")
 class OptaxRule(AbstractDynamics):
     """An optax transformation on the full gradient, on mini-batches, or on mini-batches with label noise.
@@ -60,17 +79,12 @@ class OptaxRule(AbstractDynamics):
         self.batch_size = batch_size
         self.noise = hyperparameter(noise)
         self.replacement = replacement
-        self.hyperparameters = {name: _leaf(value) for name, value in hyperparameters.items()}
+        self.hyperparameters = {name: _leaf(name, value) for name, value in hyperparameters.items()}
 
     def __check_init__(self):
-        if self.batch_size is not None:
-            Batches(self.batch_size, self.replacement).check()
-        elif self.noise is not None or self.replacement is not True:
+        if self.batch_size is None and (self.noise is not None or not self.replacement):
             name = "noise" if self.noise is not None else "replacement"
             raise UsageError(f"{name}: got it without mini-batches, expected both; give batch_size too")
-        check_hyperparameter("noise", self.noise, lambda x: x >= 0, "finite value(s) >= 0")
-        for name, value in self.hyperparameters.items():
-            check_hyperparameter(name, value, lambda x: x == x, "finite value(s)")
         ready = isinstance(self.transformation, optax.GradientTransformation)
         if ready and self.hyperparameters:
             names = ", ".join(self.hyperparameters)
@@ -79,9 +93,6 @@ class OptaxRule(AbstractDynamics):
                 "beside them; leave them out, or pass the function"
             )
         if not ready:
-            if not callable(self.transformation) or isinstance(self.transformation, type):
-                got = type(self.transformation).__name__
-                raise UsageError(f"transformation: got {got}, expected one of optax; write optax.adam(1e-3)")
             self._made({name: _first(value) for name, value in self.hyperparameters.items()})
 
     @property
@@ -129,7 +140,9 @@ class OptaxRule(AbstractDynamics):
             updates, buffers = transformation.update(
                 gradient, state.buffers, floats, value=value, grad=gradient, value_fn=loss
             )
-        except jax.errors.JAXTypeError as error:
+        except UsageError:
+            raise
+        except (TypeError, ValueError, OverflowError) as error:
             raise self._refused(error) from error
         moved = optax.apply_updates(floats, updates)
         kept = jax.tree.map(  # what the loop carries keeps its type
@@ -158,7 +171,7 @@ class OptaxRule(AbstractDynamics):
     def _made(self, hyperparameters: dict[str, Any]) -> optax.GradientTransformation:
         try:
             made = self.transformation(**hyperparameters)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise self._refused(error) from error
         if not isinstance(made, optax.GradientTransformation):
             raise UsageError(
@@ -176,13 +189,19 @@ class OptaxRule(AbstractDynamics):
         )
 
 
-def _leaf(value: Any) -> Any:
+def _leaf(name: str, value: Any) -> Any:
     if isinstance(value, AbstractSchedule):
         raise UsageError(
             "OptaxRule: got a schedule of flatmin, expected numbers or a schedule of optax; write "
             "optax.piecewise_constant_schedule"
         )
-    return hyperparameter(value) if eqx.is_array_like(value) and _floating(value) else value
+    if name == "learning_rate" and value is not None and not callable(value):
+        return hyperparameter(POSITIVE["range"].domain().accept(name, value, {}))
+    if isinstance(value, np.ndarray | np.generic) and kind_of(value.dtype) == "?":
+        raise UsageError(f"{name}: got {described(value)}, expected numbers; see {name!r} in optax")
+    if not (eqx.is_array_like(value) and _floating(value)):
+        return value
+    return hyperparameter(Setting(Real()).accept(name, value, {}))
 
 
 def _floating(value: Any) -> bool:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from flatmin._core import Shown, UsageError
+from flatmin._core import AnyOf, Function, Integer, Optional, SequenceOf, Shown, UsageError, checked
 from flatmin._core.display import number
 
 
@@ -51,6 +51,7 @@ def step_loss(params: PyTree) -> Any:
     raise UsageError("step_loss: got a call, expected to stand in a Record; write Record(step_loss, every=1)")
 
 
+@checked(fn=Function(), every=Optional(Integer(1)), at=Optional(AnyOf(Integer(0), SequenceOf(Integer(0)))))
 @dataclasses.dataclass(frozen=True)
 class Record:
     """A function of the params, and the steps at which to evaluate it.
@@ -76,16 +77,12 @@ class Record:
     at: tuple[int, ...] | Any = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
-        if not callable(self.fn):
-            raise UsageError(f"fn: got {type(self.fn).__name__}, expected a function of the params")
         if (self.every is None) == (self.at is None):
             given = "neither" if self.every is None else "both"
             raise UsageError(f"Record: got {given} of every and at, expected one; say when to record")
-        if self.every is not None:
-            object.__setattr__(self, "every", whole("every", self.every, 1))
-        else:
-            steps = self.at if isinstance(self.at, Iterable) else [self.at]
-            object.__setattr__(self, "at", tuple(sorted({whole("at", s, 0) for s in steps})))
+        if self.at is not None:
+            steps = (self.at,) if isinstance(self.at, int) else self.at
+            object.__setattr__(self, "at", tuple(sorted(set(steps))))
 
     def times(self, steps: int) -> Int[np.ndarray, " t"]:
         """The steps of a run of `steps` steps at which to record, increasing, 0 and `steps` included.
@@ -108,6 +105,7 @@ class Record:
         return np.union1d(inner, [0, steps]).astype(np.int64)
 
 
+@checked(steps=Integer(1), count=Integer(2))
 def log_spaced(steps: int, count: int) -> list[int]:
     """About `count` steps, evenly spaced on a log scale from 1 to `steps`.
 
@@ -121,7 +119,6 @@ def log_spaced(steps: int, count: int) -> list[int]:
     Raises:
         UsageError: for `steps` < 1 or `count` < 2.
     """
-    steps, count = whole("steps", steps, 1), whole("count", count, 2)
     return np.unique(np.rint(np.geomspace(1, steps, count)).astype(np.int64)).tolist()
 
 

@@ -2,15 +2,30 @@
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from flatmin._core import UsageError, is_traced
+from flatmin._core import (
+    Domain,
+    FloatType,
+    Indices,
+    Numbers,
+    Optional,
+    Real,
+    RealArray,
+    UsageError,
+    checked,
+    is_traced,
+)
+from flatmin._core.domains import Sizes
+
+Rule = TypeVar("Rule", bound=type[Any])
 
 
 class AbstractSchedule(eqx.Module):
@@ -27,6 +42,7 @@ def _floats(values: Any) -> Array:
     return jnp.asarray(values, dtype=jnp.result_type(float))
 
 
+@checked(boundaries=Indices("q", least=1), values=RealArray("... p"))
 class Piecewise(AbstractSchedule):
     """`values[k]` for the steps `boundaries[k-1] <= step < boundaries[k]`.
 
@@ -57,6 +73,30 @@ class Piecewise(AbstractSchedule):
         return self.values[jnp.sum(self.boundaries <= step)]
 
 
+class Setting(Domain):
+    """A hyperparameter: a number, an array of one for each run, or a schedule; schedules' values are looked at too."""
+
+    def __init__(self, one: Real) -> None:
+        self.one, self.numbers = one, Numbers(one)
+
+    def expected(self) -> str:
+        """`a finite number > 0, or an array of such, or a schedule of flatmin.dynamics`."""
+        return f"{self.numbers.expected()}, or a schedule of flatmin.dynamics"
+
+    def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
+        """The number, array or schedule."""
+        if isinstance(value, AbstractSchedule):
+            self.numbers.accept(argument, value.values, sizes)
+            return value
+        if callable(value):
+            raise self.refuse(argument, value, " (those of optax go with OptaxRule)")
+        accepted = self.numbers.accept(argument, value, sizes)
+        if np.size(accepted) == 0:
+            raise self.refuse(argument, value)
+        return accepted
+
+
+@checked(value=Optional(Setting(Real(infinite=True, undefined=True))))
 def hyperparameter(value: Any) -> Any:
     """Field converter: a number becomes a float array leaf, so that a new value does not recompile.
 
@@ -69,11 +109,6 @@ def hyperparameter(value: Any) -> Any:
     Raises:
         UsageError: for a function, or anything else that is no real number.
     """
-    if callable(value) and not isinstance(value, AbstractSchedule):
-        raise UsageError(
-            f"hyperparameter: got {getattr(value, '__name__', type(value).__name__)}, a function, expected a number or "
-            "a schedule of flatmin.dynamics; schedules of optax go with OptaxRule"
-        )
     return value if value is None or isinstance(value, AbstractSchedule) else _floats(value)
 
 
@@ -99,11 +134,37 @@ class Range(NamedTuple):
         large = numbers > 0 if self.positive else numbers >= 0
         return np.asarray(large if self.below is None else large & (numbers < self.below))
 
+    def domain(self) -> Setting:
+        """The same as the domain of an argument."""
+        below = math.inf if self.below is None else self.below
+        return Setting(Real(0, below, above=self.positive, below=self.below is not None))
+
 
 POSITIVE: Mapping[str, Range] = {"range": Range(positive=True)}
 """Metadata of a field: `eqx.field(converter=hyperparameter, metadata=POSITIVE)` is checked, and read by studies."""
 NON_NEGATIVE: Mapping[str, Range] = {"range": Range(positive=False)}
 BELOW_ONE: Mapping[str, Range] = {"range": Range(positive=False, below=1.0)}
+
+
+def checked_rule(**domains: Domain) -> Callable[[Rule], Rule]:
+    """`checked` above a rule's class: the range that a field says is the domain of its argument.
+
+    Args:
+        domains: of the other arguments whose annotation and name do not say what they accept.
+
+    Returns:
+        The decorator.
+    """
+
+    def decorate(rule: Rule) -> Rule:
+        found = dict(domains)
+        for field in dataclasses.fields(rule):
+            within = field.metadata.get("range")
+            if within is not None:
+                found[field.name] = Optional(within.domain()) if field.default is None else within.domain()
+        return checked(**found)(rule)
+
+    return decorate
 
 
 def check_settings(module: Any) -> None:
@@ -141,6 +202,7 @@ def check_hyperparameter(argument: str, value: Any, accept: Callable[[np.ndarray
         raise UsageError(f"{argument}: got {numbers.tolist()}, expected {expected}")
 
 
+@checked(value=Setting(Real(infinite=True, undefined=True)), step=Indices(""), dtype=FloatType())
 def value_at(value: Any, step: Int[Array, ""], dtype: Any) -> Float[Array, ""]:
     """The hyperparameter at `step`, in the type of the params (so that theirs is kept).
 
@@ -152,4 +214,4 @@ def value_at(value: Any, step: Int[Array, ""], dtype: Any) -> Float[Array, ""]:
     Returns:
         A scalar.
     """
-    return (value(step) if isinstance(value, AbstractSchedule) else value).astype(dtype)
+    return (value(step) if isinstance(value, AbstractSchedule) else jnp.asarray(value)).astype(dtype)

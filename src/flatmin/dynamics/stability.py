@@ -16,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
-from flatmin._core import Estimate, Shown, UsageError, check_positive
+from flatmin._core import Estimate, Indices, Integer, Optional, Real, RealArray, Shown, UsageError, checked
 from flatmin.dynamics._run import TrainResult
 
 LOSS_LIMIT = 1e30
 """A recorded loss beyond it counts as diverged, whatever `blow_up` says."""
+
+NON_NEGATIVE, SHARE = Real(0), Real(0, 1)
 
 Kind = Literal["converged", "edge of stability", "oscillating", "diverged", "descending"]
 
@@ -50,6 +52,17 @@ class RunClass(Shown):
         return f"{self.kind}, decided at step {self.step:,}: {self.reason}"
 
 
+@checked(
+    losses=RealArray("t", finite=False, host=True, nonempty=True),
+    sharpness=RealArray("t", finite=False, host=True),
+    steps=Optional(Indices("t", least=None, host=True)),
+    least_loss=Optional(Real()),
+    band=NON_NEGATIVE,
+    share=SHARE,
+    least_rises=SHARE,
+    progress=Real(),
+    divergence_step=Integer(-1),
+)
 def classify_run(
     losses: ArrayLike | Any,
     sharpness: ArrayLike | Any,
@@ -104,14 +117,8 @@ def classify_run(
     Raises:
         UsageError: for shapes that do not match, fewer than one record, or steps that do not increase.
     """
-    check_positive("learning_rate", learning_rate)
     losses, sharpness = np.asarray(losses, float), np.asarray(sharpness, float)
     steps = np.arange(losses.size) if steps is None else np.asarray(steps)
-    if losses.ndim != 1 or losses.size < 1 or sharpness.shape != losses.shape or steps.shape != losses.shape:
-        raise UsageError(
-            f"losses, sharpness, steps: got shapes {losses.shape}, {sharpness.shape}, {steps.shape}, expected (t,) "
-            "each with at least one record"
-        )
     if np.any(np.diff(steps) <= 0):
         raise UsageError("steps: expected increasing steps, one a record")
     ratio = sharpness * learning_rate / 2
@@ -196,6 +203,7 @@ def _last_progress(heights: np.ndarray, progress: float) -> int:
     return last
 
 
+@checked(steps=RealArray("t", host=True), sharpness=RealArray("t", finite=False, host=True), until=Real(0, above=True))
 def progressive_sharpening_rate(
     steps: ArrayLike | Any, sharpness: ArrayLike | Any, learning_rate: float, *, until: float = 1.0
 ) -> Estimate:
@@ -216,10 +224,7 @@ def progressive_sharpening_rate(
     Raises:
         UsageError: for shapes that do not match or a learning rate that is not positive.
     """
-    check_positive("learning_rate", learning_rate)
     times, values = np.asarray(steps, float) * learning_rate, np.asarray(sharpness, float)
-    if times.ndim != 1 or times.shape != values.shape:
-        raise UsageError(f"steps, sharpness: got shapes {times.shape} and {values.shape}, expected (t,) each")
     known = np.isfinite(values)
     times, values = times[known], values[known]
     beyond = np.flatnonzero(values >= until * 2 / learning_rate)
@@ -255,6 +260,7 @@ class StabilityReport(Shown):
     sharpening: Estimate
 
 
+@checked()
 def stability_report(
     result: TrainResult,
     learning_rate: float,
@@ -290,6 +296,10 @@ def stability_report(
         raise UsageError("result: got an ensemble, expected one run; take the rows of its records to classify_run")
     falls, ends = result.records[loss], result.records[sharpness]
     values = np.asarray(highest(ends.values), float)
+    if values.shape != ends.steps.shape:
+        raise UsageError(
+            f"highest: got values of shape {values.shape}, expected one a record, shape {ends.steps.shape}"
+        )
     aligned = np.full(falls.steps.shape, np.nan)
     shared, rows, places = np.intersect1d(ends.steps, falls.steps, return_indices=True)
     aligned[places] = values[rows]

@@ -19,20 +19,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from flatmin._core import Outcome, Result, UsageError, check_positive, choose
+from flatmin._core import Outcome, Real, Result, SequenceOf, UsageError, checked
 from flatmin._core.display import number
-from flatmin._core.forks import refuse_fork
 from flatmin.dynamics._chebyshev import MOST_STAGES, stable_radius
-from flatmin.dynamics._params import moving
+from flatmin.dynamics._params import Start
 from flatmin.dynamics._trace_walker import LOSS_LIMIT, Walker, value_of
-from flatmin.dynamics.flow import FlowHistory
-from flatmin.dynamics.record import whole
+from flatmin.dynamics.flow import RECORDS, FlowHistory
 from flatmin.dynamics.zero_loss import Residual, tree_norm
 
 FIRST_STEP = 0.3  # of the step whose displacement is sqrt(rtol) of the params
 
 RISE = 1e-2  # of the trace in a step beyond which it is refused, relative, in units of `rtol`
 STALL, ROUNDING = 40, 1e-13  # a stall: so many steps with no more change of the trace, relative, than this
+
+POSITIVE = Real(0, above=True)
 
 KernelSolve = Literal["auto", "cg", "preconditioned"]
 
@@ -98,6 +98,7 @@ class TraceFlowResult(Result):
         )
 
 
+@checked(params=Start(), tolerance=POSITIVE, records=RECORDS, save_at=SequenceOf(POSITIVE), rtol=POSITIVE)
 def trace_flow(
     trace: Callable[[PyTree], Any],
     residual: Residual,
@@ -143,23 +144,15 @@ def trace_flow(
         UsageError: for bad settings, params that are not float64 or not finite, or no point of zero loss near them.
         JobError: if `throw` and the outcome is not a success.
     """
-    refuse_fork()
-    check_positive("rtol", rtol)
-    check_positive("tolerance", tolerance)
-    if not max_time > 0:
-        raise UsageError(f"max_time: got {max_time}, expected a positive number")
-    whole("max_steps", max_steps, 1)
-    choose("kernel_solve", kernel_solve, ("auto", "cg", "preconditioned"))
-    choose("precision", precision, ("auto", "float64", "float32"))
-    stops = [float(t) for t in save_at]
+    stops = list(save_at)
     if any(b <= a for a, b in zip([0.0, *stops], stops, strict=False)) or (stops and stops[-1] > max_time):
         raise UsageError(f"save_at: got {stops[:4]}, expected increasing positive times up to max_time = {max_time}")
-    params = moving(params)
     for leaf in jax.tree.leaves(params):
         if leaf.dtype != jnp.float64:
             raise UsageError(
                 f"params: got {leaf.dtype}, expected float64; call jax.config.update('jax_enable_x64', True) first"
             )
+    _check_functions(trace, residual, params)
     started = time.perf_counter()
     walker = Walker(trace, residual, kernel_solve, precision)
     point, start_loss = walker.begin(params)
@@ -259,3 +252,15 @@ class _Progress:
     def stalled(self) -> bool:
         """No record for many steps."""
         return self._since >= STALL
+
+
+def _check_functions(trace: Callable[[PyTree], Any], residual: Residual, params: PyTree) -> None:
+    """The trace is a number and the residuals one vector."""
+    for name, fn, rank, wanted in (
+        ("trace", trace, 0, "a real number"),
+        ("residual", residual, 1, "a real vector (m,)"),
+    ):
+        out = jax.eval_shape(lambda p, fn=fn: jax.tree.map(jnp.asarray, fn(p)), params)
+        if not isinstance(out, jax.ShapeDtypeStruct) or len(out.shape) != rank or out.dtype.kind != "f":
+            got = f"{out.dtype} of shape {out.shape}" if isinstance(out, jax.ShapeDtypeStruct) else type(out).__name__
+            raise UsageError(f"{name}: the function returned {got}, expected {wanted}")

@@ -7,24 +7,25 @@ from typing import Any
 import jax
 from jaxtyping import Array, Key, PyTree
 
-from flatmin._core import AbstractObjective, UsageError, as_objective
-from flatmin._core.forks import refuse_fork
+from flatmin._core import AbstractObjective, UsageError, checked
 from flatmin.dynamics._base import AbstractDynamics
 from flatmin.dynamics._model import Model
+from flatmin.dynamics._params import Start
 from flatmin.dynamics._run import Progress, TrainResult, run
 from flatmin.dynamics.checkpoint import Checkpoint
-from flatmin.dynamics.ensemble import check_dynamics, run_axes
+from flatmin.dynamics.ensemble import RUN, run_axes
 from flatmin.dynamics.record import Record
 from flatmin.dynamics.until import Until
 
 
+@checked(**RUN, params=Start())
 def train(
     objective: AbstractObjective | Callable[[PyTree], Any] | Any,
     dynamics: AbstractDynamics | Any,
     params: PyTree,
     *,
     steps: int,
-    key: Key[Array, ""] | Any,
+    key: Key[Array, ""],
     records: Mapping[str, Record] | Any = None,
     chunk: int = 1024,
     checkpoint: Checkpoint | str | Path | None = None,
@@ -60,9 +61,6 @@ def train(
             damaged or belong to another run.
         JobError: if `throw` and the run did not complete, or if a checkpoint could not be written.
     """
-    refuse_fork()
-    objective = as_objective(objective)
-    check_dynamics(dynamics)
     for path, batched in jax.tree_util.tree_leaves_with_path(run_axes(dynamics)):
         if batched:
             name = jax.tree_util.keystr(path).lstrip(".")

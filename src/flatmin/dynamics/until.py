@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from flatmin._core import UsageError
-from flatmin.dynamics.record import whole
+from flatmin._core import Optional, Real, UsageError, checked
 
 
+@checked(loss=Optional(Real(0, above=True)), gradient=Optional(Real(0, above=True)))
 @dataclasses.dataclass(frozen=True)
 class Until:
     """A run ends as soon as its whole loss or the norm of its gradient is small; it is looked at now and then.
@@ -27,13 +27,8 @@ class Until:
     every: int = 100
 
     def __post_init__(self):
-        whole("every", self.every, 1)
         if self.loss is None and self.gradient is None:
             raise UsageError("until: got neither loss nor gradient, expected at least one of them")
-        for name in ("loss", "gradient"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"{name}: got {value}, expected a number > 0")
 
     def reached(self, loss, norm):
         """Whether runs are done.

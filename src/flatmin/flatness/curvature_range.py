@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from flatmin._core import Estimate, UsageError, shown_tuple
-from flatmin.flatness.methods import AbstractEndsMethod, Auto, TangentKernel, check_key
+from flatmin._core import Estimate, UsageError, checked, shown_tuple
+from flatmin.flatness.methods import METHOD, AbstractEndsMethod, Auto, TangentKernel
 from flatmin.flatness.select import resolve
-from flatmin.flatness.target import Loss, finished, target_of
+from flatmin.flatness.target import OF_POINT, Loss, LossOrProblem, finished, target_of
 from flatmin.problems import RecoveryProblem
 
 
@@ -39,6 +39,7 @@ class CurvatureRange(NamedTuple):
         return f"{text}; the largest in size is negative" if self.dominated_by_negative else text
 
 
+@checked(**OF_POINT, method=METHOD)
 def curvature_range(
     problem_or_fn: RecoveryProblem | Loss,
     params: PyTree,
@@ -70,10 +71,11 @@ def curvature_range(
         raise UsageError(
             "method: TangentKernel does not give both ends of the spectrum; use Auto(), Dense() or Lanczos()"
         )
-    low, high = chosen.ends(target, check_key(key), ("lowest", "highest"))  # pyright: ignore[reportAttributeAccessIssue]
+    low, high = chosen.ends(target, key, ("lowest", "highest"))  # pyright: ignore[reportAttributeAccessIssue]
     return CurvatureRange(finished(low), finished(high))
 
 
+@checked(problem_or_fn=LossOrProblem())
 def hessian_ends(problem_or_fn: RecoveryProblem | Loss, params: PyTree) -> Float[Array, " 2"]:
     """`[lambda_min(H), lambda_max(H)]` by the dense Hessian, for use under jit and vmap and in records.
 

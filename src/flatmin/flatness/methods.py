@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from flatmin import linalg
-from flatmin._core import Estimate, Integer, Outcome, Real, UsageError, is_traced
-from flatmin._core import Key as KeyDomain
+from flatmin._core import Estimate, Instance, Integer, Optional, Outcome, UsageError, checked, is_traced
 from flatmin.flatness.tangent_kernel import kernel_direction, residual_part_vanishes, stationary_spectrum
 from flatmin.flatness.target import Target
 from flatmin.flatness.trace_forms import block_traces, has_block_traces
@@ -23,6 +22,10 @@ Ends = tuple[str, ...]
 
 class AbstractMethod(eqx.Module):
     """A way to compute a flatness."""
+
+
+METHOD = Optional(Instance(AbstractMethod, what="a method such as Auto() or Dense()"))
+"""Domain of `method`; which ones a verb takes, `resolve` says."""
 
 
 class AbstractTraceMethod(AbstractMethod):
@@ -159,6 +162,7 @@ class TangentKernel(AbstractEndsMethod, AbstractSpectrumMethod):
         return target.problem
 
 
+@checked(num_probes=Integer(2))
 class Hutchinson(AbstractTraceMethod):
     """Hutchinson's stochastic trace, `linalg.hutchinson`; its memory is a few vectors.
 
@@ -168,15 +172,13 @@ class Hutchinson(AbstractTraceMethod):
 
     num_probes: int = eqx.field(static=True, default=100)
 
-    def __check_init__(self):
-        Integer(1).accept("num_probes", self.num_probes, {})
-
     def trace(self, target: Target, key: Key[Array, ""] | None) -> Estimate:
         """The mean of `z^T H z` with its standard error."""
         h = target.hessian
         return linalg.hutchinson(h.matvec, h.size, h.dtype, num_probes=self.num_probes, key=needs_key(self, key))
 
 
+@checked(num_matvecs=Integer(4))
 class HutchPlusPlus(AbstractTraceMethod):
     """The Hutch++ stochastic trace, `linalg.hutch_plus_plus`: less error than Hutchinson's where eigenvalues decay.
 
@@ -186,15 +188,13 @@ class HutchPlusPlus(AbstractTraceMethod):
 
     num_matvecs: int = eqx.field(static=True, default=100)
 
-    def __check_init__(self):
-        Integer(1).accept("num_matvecs", self.num_matvecs, {})
-
     def trace(self, target: Target, key: Key[Array, ""] | None) -> Estimate:
         """The trace on a random range, and an estimate of the rest with its standard error."""
         h = target.hessian
         return linalg.hutch_plus_plus(h.matvec, h.size, h.dtype, num_matvecs=self.num_matvecs, key=needs_key(self, key))
 
 
+@checked(num_matvecs=Integer(4))
 class XTrace(HutchPlusPlus):
     """The name until 0.1 of `HutchPlusPlus`, for an even number of products.
 
@@ -207,6 +207,7 @@ class XTrace(HutchPlusPlus):
         return linalg.xtrace(h.matvec, h.size, h.dtype, num_matvecs=self.num_matvecs, key=needs_key(self, key))
 
 
+@checked(max_matvecs=Integer(8))
 class Lanczos(AbstractEndsMethod):
     """Lanczos with thick restarts for the ends of the spectrum, `linalg.lanczos_ends`; any JAX loss, not traced.
 
@@ -217,10 +218,6 @@ class Lanczos(AbstractEndsMethod):
 
     tolerance: float = eqx.field(static=True, default=0.0)
     max_matvecs: int = eqx.field(static=True, default=5000)
-
-    def __check_init__(self):
-        Integer(8).accept("max_matvecs", self.max_matvecs, {})
-        Real(0).accept("tolerance", self.tolerance, {})
 
     def ends(self, target: Target, key: Key[Array, ""] | None, wanted: Ends) -> tuple[Estimate, ...]:
         """The outermost Ritz vectors within the budget, and their residuals."""
@@ -249,12 +246,7 @@ def needs_key(method: AbstractMethod, key: Key[Array, ""] | None) -> Key[Array, 
     """Return `key`, or say that it is missing."""
     if key is None:
         raise UsageError(f"key: {type(method).__name__} is stochastic; pass key=jax.random.key(...)")
-    return KeyDomain().accept("key", key, {})
-
-
-def check_key(key: Key[Array, ""] | None) -> Key[Array, ""] | None:
-    """Return `key`, or refuse what is none."""
-    return None if key is None else KeyDomain().accept("key", key, {})
+    return key
 
 
 def _start(key: Key[Array, ""] | None) -> Key[Array, ""]:

@@ -2,7 +2,7 @@
 
 from jaxtyping import PyTree
 
-from flatmin._core import UsageError, choose
+from flatmin._core import Choice, UsageError, checked
 from flatmin.flatness.methods import (
     AbstractEndsMethod,
     AbstractMethod,
@@ -17,7 +17,7 @@ from flatmin.flatness.methods import (
     TangentKernel,
 )
 from flatmin.flatness.tangent_kernel import residual_part_vanishes
-from flatmin.flatness.target import Loss, Target, target_of
+from flatmin.flatness.target import OF_POINT, Loss, LossOrProblem, Target, target_of
 from flatmin.flatness.trace_forms import has_block_traces
 from flatmin.problems import RecoveryProblem
 
@@ -54,6 +54,7 @@ _BASES = {
 VERBS = tuple(_BASES)
 
 
+@checked(**OF_POINT, verb=Choice(*VERBS))
 def select_method(
     verb: str, problem_or_fn: RecoveryProblem | Loss, params: PyTree, batch: PyTree = None
 ) -> AbstractMethod:
@@ -75,7 +76,6 @@ def select_method(
     Raises:
         UsageError: for another verb, and where no method can be traced or none applies.
     """
-    choose("verb", verb, VERBS)
     return _select(verb, target_of(problem_or_fn, params, batch))
 
 
@@ -88,8 +88,6 @@ def resolve(verb: str, method: AbstractMethod | None, target: Target) -> Abstrac
     if method is None or isinstance(method, Auto):
         return _select(verb, target)
     base, instead = _BASES[verb]
-    if isinstance(method, type):
-        raise UsageError(f"method: got the class {method.__name__}, expected a method; write {method.__name__}()")
     if not isinstance(method, base):
         raise UsageError(f"method: {type(method).__name__} does not {instead}")
     return method
@@ -123,11 +121,13 @@ def _select(verb: str, target: Target) -> AbstractMethod:
     return Dense()
 
 
+@checked(problem_or_fn=LossOrProblem())
 def trace_method(problem_or_fn: RecoveryProblem | Loss, params: PyTree) -> AbstractMethod:
     """The name until 0.1 of `select_method("hessian_trace", problem_or_fn, params)`."""
     return select_method("hessian_trace", problem_or_fn, params)
 
 
+@checked(problem_or_fn=LossOrProblem())
 def sharpness_method(problem_or_fn: RecoveryProblem | Loss, params: PyTree) -> AbstractMethod:
     """The name until 0.1 of `select_method("sharpness", problem_or_fn, params)`."""
     return select_method("sharpness", problem_or_fn, params)

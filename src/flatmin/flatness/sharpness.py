@@ -2,13 +2,14 @@
 
 from jaxtyping import Array, Key, PyTree
 
-from flatmin._core import Estimate, UsageError
-from flatmin.flatness.methods import AbstractEndsMethod, Auto, TangentKernel, check_key
+from flatmin._core import Estimate, UsageError, checked
+from flatmin.flatness.methods import METHOD, AbstractEndsMethod, Auto, TangentKernel
 from flatmin.flatness.select import resolve
-from flatmin.flatness.target import Loss, finished, target_of
+from flatmin.flatness.target import OF_POINT, Loss, finished, target_of
 from flatmin.problems import RecoveryProblem
 
 
+@checked(**OF_POINT, method=METHOD)
 def sharpness(
     problem_or_fn: RecoveryProblem | Loss,
     params: PyTree,
@@ -44,6 +45,7 @@ def sharpness(
     return _end("sharpness", "highest", problem_or_fn, params, method, key, batch)
 
 
+@checked(**OF_POINT, method=METHOD)
 def lowest_curvature(
     problem_or_fn: RecoveryProblem | Loss,
     params: PyTree,
@@ -75,5 +77,5 @@ def lowest_curvature(
 
 def _end(verb, end, problem_or_fn, params, method, key, batch) -> Estimate:
     target = target_of(problem_or_fn, params, batch)
-    (found,) = resolve(verb, method, target).ends(target, check_key(key), (end,))  # pyright: ignore[reportAttributeAccessIssue]
+    (found,) = resolve(verb, method, target).ends(target, key, (end,))  # pyright: ignore[reportAttributeAccessIssue]
     return finished(found)

@@ -4,14 +4,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from flatmin import linalg
-from flatmin._core import Estimate, Integer, JobError, is_traced
-from flatmin._core import Key as KeyDomain
-from flatmin.flatness.methods import AbstractSpectrumMethod, Auto
+from flatmin._core import Estimate, Integer, JobError, checked, is_traced
+from flatmin.flatness.methods import METHOD, AbstractSpectrumMethod, Auto
 from flatmin.flatness.select import resolve
-from flatmin.flatness.target import Loss, finished, target_of
+from flatmin.flatness.target import OF_POINT, Loss, finished, target_of
 from flatmin.problems import RecoveryProblem
 
 
+@checked(**OF_POINT, method=METHOD)
 def spectrum(
     problem_or_fn: RecoveryProblem | Loss,
     params: PyTree,
@@ -46,6 +46,7 @@ def spectrum(
     return Estimate(values, error, found.error_kind, found.method, found.matvecs)
 
 
+@checked(**OF_POINT, num_probes=Integer(2))
 def spectral_density(
     problem_or_fn: RecoveryProblem | Loss,
     params: PyTree,
@@ -71,9 +72,7 @@ def spectral_density(
     Raises:
         UsageError: for an order or number of probes out of range.
     """
-    order = Integer(0).accept("order", order, {})
-    num_probes = Integer(0).accept("num_probes", num_probes, {})
-    hessian, key = target_of(problem_or_fn, params, batch).hessian, KeyDomain().accept("key", key, {})
+    hessian = target_of(problem_or_fn, params, batch).hessian
     found = linalg.lanczos_density(
         hessian.matvec, hessian.size, hessian.dtype, order=min(order, hessian.size), num_probes=num_probes, key=key
     )

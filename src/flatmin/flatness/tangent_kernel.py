@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from flatmin._core import Estimate, shown_tuple
+from flatmin._core import Estimate, checked, shown_tuple
 from flatmin.flatness.deep_products import Scaled, add, normalise, shift, sum_layers
 from flatmin.linalg import extreme_eigenvector, safe_norm
 from flatmin.measurements import kernel_form, moment_matrix
@@ -66,6 +66,7 @@ def kernel_to_params(problem: RecoveryProblem, params: PyTree, vector: Float[Arr
     return jax.vjp(problem.predict, params)[1](vector)[0]
 
 
+@checked()
 @eqx.filter_jit
 def tangent_kernel(problem: RecoveryProblem, params: PyTree) -> Float[Array, "m m"]:
     """`K_ij = sum_l <P_l^T A_i Q_l^T, P_l^T A_j Q_l^T>`, the m x m kernel.
@@ -113,6 +114,7 @@ def _dense_jacobian(problem: RecoveryProblem, params: PyTree) -> Float[Array, "m
     return jnp.concatenate([leaf.reshape(problem.num_samples, -1) for leaf in leaves], axis=1)
 
 
+@checked()
 @eqx.filter_jit
 def gauss_newton_spectrum(problem: RecoveryProblem, params: PyTree) -> Float[Array, " k"]:
     """Eigenvalues of `(2/m) K` on its smallest side, ascending; everything else in the spectrum is zero.

@@ -1,19 +1,43 @@
 """What a flatness is measured of: a recovery problem or any loss, at a point."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from flatmin import linalg
-from flatmin._core import Estimate, JobError, UsageError, is_traced
-from flatmin._core.forks import refuse_fork
+from flatmin._core import Data, Domain, Estimate, JobError, Optional, UsageError, is_traced
+from flatmin._core.domains import Sizes
 from flatmin.parameterizations import check_params
 from flatmin.problems import RecoveryProblem
 
 Loss = Callable[..., Array]
+
+
+class LossOrProblem(Domain):
+    """What a flatness is of: a recovery problem, or a loss; of an object with a `loss`, that."""
+
+    def expected(self) -> str:
+        """The set in words."""
+        return "a RecoveryProblem or a function of the parameters; it comes first, then the parameters"
+
+    def accept(self, argument: str, value: Any, sizes: Sizes) -> RecoveryProblem | Loss:
+        """The problem or the loss."""
+        if isinstance(value, RecoveryProblem):
+            return value
+        if isinstance(getattr(value, "problem", None), RecoveryProblem):
+            raise UsageError(f"{argument}: got a {type(value).__name__}, expected its .problem; pass that")
+        if not isinstance(value, type) and not callable(value) and callable(getattr(value, "loss", None)):
+            return value.loss
+        if not callable(value) or isinstance(value, type):
+            raise self.refuse(argument, value)
+        return value
+
+
+OF_POINT: dict[str, Domain] = {"problem_or_fn": LossOrProblem(), "batch": Optional(Data())}
+"""Domains that all verbs share."""
 
 
 class Target(NamedTuple):
@@ -54,12 +78,7 @@ def target_of(problem_or_fn: RecoveryProblem | Loss, params: PyTree, batch: PyTr
             for a batch beside a problem.
         JobError: where the loss is NaN.
     """
-    refuse_fork()
     if not isinstance(problem_or_fn, RecoveryProblem):
-        if isinstance(getattr(problem_or_fn, "problem", None), RecoveryProblem):
-            raise UsageError(f"problem_or_fn: got a {type(problem_or_fn).__name__}, expected its .problem; pass that")
-        if not callable(problem_or_fn) and hasattr(problem_or_fn, "loss"):
-            problem_or_fn = problem_or_fn.loss
         target = Target(None, linalg.flat_hessian(problem_or_fn, params, batch))
         if not target.traced and not is_traced(value := target.hessian.value()) and bool(jnp.isnan(value)):
             # its derivatives may be numbers all the same, of another branch

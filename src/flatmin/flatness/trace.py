@@ -3,14 +3,15 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from flatmin._core import Estimate, UsageError
-from flatmin.flatness.methods import AbstractTraceMethod, Auto, Exact
+from flatmin._core import Estimate, UsageError, checked
+from flatmin.flatness.methods import METHOD, AbstractTraceMethod, Auto, Exact
 from flatmin.flatness.select import resolve
-from flatmin.flatness.target import Loss, finished, target_of
+from flatmin.flatness.target import OF_POINT, Loss, finished, target_of
 from flatmin.parameterizations import DeepMatrix
 from flatmin.problems import RecoveryProblem
 
 
+@checked(**OF_POINT, method=METHOD)
 def hessian_trace(
     problem_or_fn: RecoveryProblem | Loss,
     params: PyTree,
@@ -54,6 +55,7 @@ def hessian_trace(
     return finished(chosen.blocks(target))
 
 
+@checked()
 def scaled_trace(problem: RecoveryProblem, params: PyTree) -> Estimate:
     """`(1/d1) tr(L block) + (1/d2) tr(R block)` for `X = L R^T` [D, Def. 2.1], here `L = W_2`, `R = W_1^T`.
 
@@ -70,7 +72,7 @@ def scaled_trace(problem: RecoveryProblem, params: PyTree) -> Estimate:
     Raises:
         UsageError: for any other parameterization.
     """
-    parameterization = getattr(problem, "parameterization", None)
+    parameterization = problem.parameterization
     if not isinstance(parameterization, DeepMatrix) or parameterization.depth != 2:
         raise UsageError("problem: the scaled trace is defined for two factors; use a DeepMatrix of depth 2")
     d1, d2 = problem.measurements.matrix_shape

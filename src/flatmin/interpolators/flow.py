@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from flatmin._core import Real, UsageError, checked
+from flatmin._core import Function, Mapped, Optional, Real, checked
 from flatmin.dynamics import TraceFlowResult, trace_flow
 from flatmin.flatness import block_traces
 from flatmin.measurements import AbstractMeasurements, DenseMeasurements, MomentMeasurements, with_moments
@@ -50,6 +50,7 @@ def label_noise_time(steps: float, learning_rate: float, noise: float, batch_siz
     return steps * learning_rate**2 * noise**2 / (2 * batch_size)
 
 
+@checked(records=Optional(Mapped(Function())))
 def follow_trace(
     problem: RecoveryProblem,
     params: PyTree,
@@ -71,10 +72,5 @@ def follow_trace(
     Raises:
         UsageError: if the targets cannot be reached from there, and as `trace_flow`.
     """
-    if not isinstance(problem, RecoveryProblem):
-        raise UsageError(
-            f"problem: got {type(problem).__name__}, expected a RecoveryProblem; for other losses call "
-            "flatmin.dynamics.trace_flow with the trace and the residuals as functions"
-        )
     kept = RecoveryProblem(with_kept_moments(problem.measurements), problem.parameterization, problem.targets)
     return trace_flow(TraceOf(kept), problem.residual, params, records=records, **options)

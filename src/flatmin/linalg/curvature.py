@@ -10,13 +10,14 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from flatmin._core import Parameters, UsageError, is_traced
+from flatmin._core import Data, Free, JobError, Optional, Parameters, SequenceOf, UsageError, checked, is_traced
 from flatmin.linalg.programs import compiled
 from flatmin.linalg.scale import safe_norm
 
 _NO_BATCH = ()
 
 
+@checked(batch=SequenceOf(Data()))
 class FlatHessian(eqx.Module):
     """The Hessian of `fn` at `params` as a linear map on flat vectors; also dense, for small sizes.
 
@@ -150,6 +151,7 @@ def check_point(params: PyTree) -> PyTree:
     return params
 
 
+@checked(batch=Optional(Data()), params=Free("`check_point` looks at them"))
 def flat_hessian(fn: Callable[..., Array], params: PyTree, batch: PyTree = None) -> FlatHessian:
     """The Hessian of a loss at a point.
 
@@ -165,14 +167,18 @@ def flat_hessian(fn: Callable[..., Array], params: PyTree, batch: PyTree = None)
     Raises:
         UsageError: if `fn` is no function or not a real scalar, or for parameters that `check_point` refuses.
     """
-    if not callable(fn):
-        raise UsageError(
-            f"loss: got {type(fn).__name__}, expected a function of the parameters; the loss comes first, then the "
-            "parameters"
-        )
     params = check_point(params)
-    given = _NO_BATCH if batch is None else (jax.tree.map(jnp.asarray, batch),)
-    out = jax.eval_shape(fn, params, *given)
+    given = _NO_BATCH if batch is None else (batch,)
+    try:
+        out = jax.eval_shape(fn, params, *given)
+    except (UsageError, JobError):
+        raise
+    except Exception as error:  # a user's code
+        what = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise UsageError(
+            f"loss: JAX cannot evaluate it at these params ({type(error).__name__}: {what}); write a function of the "
+            "parameters (and the batch, if one is given) with jax.numpy"
+        ) from error
     if getattr(out, "shape", None) != ():
         raise UsageError(f"loss: got an output of shape {getattr(out, 'shape', type(out))}, expected a scalar")
     if not jnp.issubdtype(out.dtype, jnp.floating):

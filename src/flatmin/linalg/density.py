@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from flatmin._core import Shown, UsageError
+from flatmin._core import FloatType, Integer, Real, RealArray, Shown, UsageError, checked
 from flatmin.linalg.programs import compiled
-from flatmin.linalg.scale import exponent_of, safe_norm, shifted
+from flatmin.linalg.scale import applied, exponent_of, safe_norm, shifted
 from flatmin.linalg.trace import calibrated
 
 Matvec = Callable[[Float[Array, " p"]], Float[Array, " p"]]
@@ -31,6 +31,7 @@ class SpectralDensity(Shown, eqx.Module):
     size: int = eqx.field(static=True)
     matvecs: int = eqx.field(static=True)
 
+    @checked(grid=RealArray("g"), width=Real(0, above=True))
     def smoothed(self, grid: Float[Array, " g"], width: float) -> tuple[Float[Array, " g"], Float[Array, " g"]]:
         """The density convolved with a Gaussian of standard deviation `width`, and its error (see `calibrated`).
 
@@ -46,12 +47,14 @@ class SpectralDensity(Shown, eqx.Module):
         per_probe = jnp.sum(bumps * self.weights[None], axis=2)
         return calibrated(per_probe.T)
 
+    @checked(order=Integer(0))
     def moment(self, order: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """`(1/p) tr H^order` and its standard error over the probes; exact quadrature for order < 2 * `order` nodes."""
         per_probe = jnp.sum(self.weights * self.nodes**order, axis=1)
         return calibrated(per_probe)
 
 
+@checked(dtype=FloatType(), num_probes=Integer(2))
 def lanczos_density(
     matvec: Matvec, size: int, dtype: DTypeLike, *, order: int, num_probes: int, key: Key[Array, ""]
 ) -> SpectralDensity:
@@ -73,8 +76,6 @@ def lanczos_density(
     """
     if not min(2, size) <= order <= size:
         raise UsageError(f"order: got {order}, expected {min(2, size)} <= order <= number of parameters = {size}")
-    if num_probes < 2:
-        raise UsageError(f"num_probes: got {num_probes}, expected at least 2, or there is no standard error")
     nodes, weights = _quadrature(matvec, jax.random.split(key, num_probes), size, dtype, order)
     return SpectralDensity(nodes, weights, size, order * num_probes)
 
@@ -105,7 +106,7 @@ def _tridiagonalise(matvec: Matvec, start: Float[Array, " p"], order: int) -> tu
     def step(carry, j):
         basis, vector, size, exponent = carry
         basis = basis.at[j].set(vector)
-        image = matvec(vector)
+        image = applied(matvec, vector)
         exponent = jnp.where(j == 0, exponent_of(image), exponent)  # maps of any size come to order one
         image = shifted(image, -exponent)
         diagonal = jnp.vdot(vector, image)

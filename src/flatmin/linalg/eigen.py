@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
+from flatmin._core import FloatType, RealArray, checked
 from flatmin.linalg.lanczos import lanczos_ends
-from flatmin.linalg.scale import safe_norm
+from flatmin.linalg.scale import applied, safe_norm
 
 Matvec = Callable[[Float[Array, " p"]], Float[Array, " p"]]
 
 
+@checked(vector=RealArray("p", finite=False, nonempty=True))
 def eigenpair_residual(matvec: Matvec, vector: Float[Array, " p"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Rayleigh quotient and residual bound of a vector: some eigenvalue lies within the bound of the quotient.
 
@@ -27,12 +29,13 @@ def eigenpair_residual(matvec: Matvec, vector: Float[Array, " p"]) -> tuple[Floa
     """
     unit = vector / jnp.max(jnp.abs(vector))
     unit = unit / jnp.linalg.norm(unit)
-    image = matvec(unit)
+    image = applied(matvec, unit)
     value = jnp.vdot(unit, image)
     rounding = 8 * jnp.finfo(image.dtype).eps * safe_norm(image)
     return value, safe_norm(image - value * unit) + rounding
 
 
+@checked(dtype=FloatType())
 def extreme_eigenvector(
     matvec: Matvec,
     size: int,
@@ -65,6 +68,7 @@ def extreme_eigenvector(
     return (found.highest if end == "highest" else found.lowest), found.matvecs
 
 
+@checked(dtype=FloatType())
 def extreme_eigenvectors(
     matvec: Matvec,
     size: int,

@@ -10,7 +10,8 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from flatmin._core import JobError, UsageError
+from flatmin._core import Choice, FloatType, JobError, SequenceOf, UsageError, checked
+from flatmin.linalg.scale import applied
 
 Matvec = Callable[[Float[Array, " p"]], Float[Array, " p"]]
 
@@ -37,6 +38,7 @@ class Ends(NamedTuple):
     converged: bool
 
 
+@checked(dtype=FloatType(), ends=SequenceOf(Choice("lowest", "highest"), least=1))
 def lanczos_ends(
     matvec: Matvec,
     size: int,
@@ -67,8 +69,6 @@ def lanczos_ends(
         UsageError: under jit, vmap or grad, or for a budget below 1.
         JobError: if the map returned NaN or an infinite number.
     """
-    if max_matvecs < 1:
-        raise UsageError(f"max_matvecs: got {max_matvecs}, expected at least 1")
     start = jax.random.normal(key, (size,), dtype)
     if isinstance(start, Tracer):
         raise UsageError(
@@ -92,7 +92,7 @@ class _Run:
 
     def product(self, vector: np.ndarray) -> np.ndarray:
         """`2^-e H v`, with the exponent of the first product: maps of any size come to order one."""
-        image = self.matvec(jnp.asarray(vector))
+        image = applied(self.matvec, jnp.asarray(vector))
         if isinstance(image, Tracer):
             raise UsageError(
                 "method: Lanczos() runs outside of jit, vmap, grad and records; use Dense(), which can be traced"

@@ -18,6 +18,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
+from flatmin._core import Function, checked
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 KEPT = 8
@@ -35,6 +37,7 @@ _lock = threading.Lock()
 _CONFIG = ("jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_rank_promotion", "jax_debug_nans")
 
 
+@checked(function=Function())
 def compiled(function: F) -> F:
     """Compile `function`, once for each shape of its arrays and each value of everything else.
 

@@ -6,14 +6,30 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from flatmin._core import RealArray, UsageError, checked
+
 Matvec = Callable[[Float[Array, " p"]], Float[Array, " p"]]
 
 
+@checked(array=RealArray(finite=False, nonempty=True))
 def safe_norm(array: Array) -> Float[Array, ""]:
     """The Frobenius norm, without overflow or underflow of the squares."""
     size = jnp.max(jnp.abs(array))
     unit = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
     return unit * jnp.linalg.norm(array / unit)
+
+
+def applied(matvec: Matvec, vector: Array) -> Array:
+    """The image of a vector, which has to be one of the same length.
+
+    Raises:
+        UsageError: for anything else; an array of another shape would be broadcast.
+    """
+    image = matvec(vector)
+    if getattr(image, "shape", None) != vector.shape:
+        got = f"shape {image.shape}" if hasattr(image, "shape") else type(image).__name__
+        raise UsageError(f"matvec: the function returned {got}, expected a vector of shape {vector.shape}")
+    return image
 
 
 def exponent_of(image: Array) -> Int[Array, ""]:

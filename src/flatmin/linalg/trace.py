@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from flatmin._core import Estimate, UsageError
+from flatmin._core import Estimate, FloatType, Integer, RealArray, UsageError, checked
 from flatmin.linalg.programs import compiled
-from flatmin.linalg.scale import exponent_of, shifted
+from flatmin.linalg.scale import applied, exponent_of, shifted
 from flatmin.linalg.student import NORMAL_QUANTILE, student_quantile
 
 Matvec = Callable[[Float[Array, " p"]], Float[Array, " p"]]
@@ -29,6 +29,7 @@ CHUNK_ENTRIES = 1 << 16
 """Entries of the probes that are taken at once: one probe for many parameters, 32 for few."""
 
 
+@checked(dtype=FloatType())
 def exact_trace(matvec: Matvec, size: int, dtype: DTypeLike) -> Estimate:
     """`tr H = sum_i e_i^T H e_i`, all p products, a few at a time.
 
@@ -44,6 +45,7 @@ def exact_trace(matvec: Matvec, size: int, dtype: DTypeLike) -> Estimate:
     return Estimate(jnp.sum(diagonal), jnp.sum(_rounding(diagonal, size)), "rounding", "dense", size)
 
 
+@checked(dtype=FloatType(), num_probes=Integer(2))
 def hutchinson(matvec: Matvec, size: int, dtype: DTypeLike, *, num_probes: int, key: Key[Array, ""]) -> Estimate:
     """Hutchinson's estimator: mean of `z^T H z` over probes of random signs.
 
@@ -61,8 +63,6 @@ def hutchinson(matvec: Matvec, size: int, dtype: DTypeLike, *, num_probes: int, 
     Raises:
         UsageError: for fewer than 2 probes.
     """
-    if num_probes < 2:
-        raise UsageError(f"num_probes: got {num_probes}, expected at least 2, or there is no standard error")
     if num_probes >= size:
         return exact_trace(matvec, size, dtype)
     samples, sizes = _quadratic_forms(matvec, size, dtype, num_probes, None, key)
@@ -70,6 +70,7 @@ def hutchinson(matvec: Matvec, size: int, dtype: DTypeLike, *, num_probes: int, 
     return _stochastic(value, error + jnp.mean(_rounding(sizes, size)), num_probes, "hutchinson", num_probes)
 
 
+@checked(dtype=FloatType(), num_matvecs=Integer(4))
 def hutch_plus_plus(matvec: Matvec, size: int, dtype: DTypeLike, *, num_matvecs: int, key: Key[Array, ""]) -> Estimate:
     """Hutch++: the trace on a random range of the map is computed, the rest is estimated [Meyer et al. 2021].
 
@@ -91,8 +92,6 @@ def hutch_plus_plus(matvec: Matvec, size: int, dtype: DTypeLike, *, num_matvecs:
     Raises:
         UsageError: for a budget below 4.
     """
-    if num_matvecs < 4:
-        raise UsageError(f"num_matvecs: got {num_matvecs}, expected at least 4, or there is no standard error")
     if num_matvecs >= size:
         return exact_trace(matvec, size, dtype)
     sketched = min(int(num_matvecs * SKETCHED), (num_matvecs - CALIBRATED_FROM) // 2)
@@ -106,9 +105,10 @@ def hutch_plus_plus(matvec: Matvec, size: int, dtype: DTypeLike, *, num_matvecs:
     return _stochastic(jnp.sum(known) + value, error + floor, len(samples), "hutch++", num_matvecs)
 
 
+@checked(dtype=FloatType(), num_matvecs=Integer(4))
 def xtrace(matvec: Matvec, size: int, dtype: DTypeLike, *, num_matvecs: int, key: Key[Array, ""]) -> Estimate:
     """The name until 0.1: `hutch_plus_plus`; the spread of XTrace's leave-one-out values is no standard error."""
-    if num_matvecs < 4 or num_matvecs % 2:
+    if num_matvecs % 2:
         raise UsageError(f"num_matvecs: got {num_matvecs}, expected an even number of at least 4")
     if num_matvecs >= 2 * size:
         raise UsageError(f"num_matvecs: got {num_matvecs} for {size} parameters; use Dense() at this size")
@@ -121,6 +121,7 @@ def _stochastic(value: Array, error: Array, values: int, method: str, matvecs: i
     return Estimate(value, error, "standard error", method, matvecs)
 
 
+@checked(samples=RealArray("n ...", finite=False))
 def calibrated(samples: Float[Array, "n *rest"]) -> tuple[Float[Array, "*rest"], Float[Array, "*rest"]]:
     """Mean of independent values and an error such that `mean +- 1.96 error` holds the truth in 95% of the cases.
 
@@ -134,6 +135,8 @@ def calibrated(samples: Float[Array, "n *rest"]) -> tuple[Float[Array, "*rest"],
         Mean and error.
     """
     n = samples.shape[0]
+    if n < 2:
+        raise UsageError(f"samples: got {n} value(s), expected at least 2, or there is no spread")
     mean = jnp.mean(samples, axis=0, keepdims=True)
     away = samples - mean
     unit = jnp.max(jnp.abs(away), axis=0, keepdims=True)  # squares of 1e-30 leave the range of float32
@@ -157,7 +160,7 @@ def chunk(size: int) -> int:
 @compiled
 def _diagonal(matvec: Matvec, size: int, dtype: DTypeLike) -> Float[Array, " p"]:
     def entry(i):
-        return matvec(jnp.zeros(size, dtype).at[i].set(1))[i]
+        return applied(matvec, jnp.zeros(size, dtype).at[i].set(1))[i]
 
     return jax.lax.map(entry, jnp.arange(size), batch_size=chunk(size))
 
@@ -167,7 +170,7 @@ def _range(matvec: Matvec, size: int, dtype: DTypeLike, sketched: int, key: Key[
     """An orthonormal basis Q (p, k) of the range of the map, found by random signs, and `q^T H q` for each column."""
 
     def image(key):
-        return matvec(jax.random.rademacher(key, (size,), dtype))
+        return applied(matvec, jax.random.rademacher(key, (size,), dtype))
 
     images = jax.lax.map(image, jax.random.split(key, sketched), batch_size=chunk(size))
     # any orthonormal basis will do, so its derivative is not needed, and small or large maps are brought to order one
@@ -193,7 +196,7 @@ def _quadratic_forms(
         if basis is not None:
             for _ in range(2):  # once leaves rounding of the size of H along Q
                 z = z - basis @ (basis.T @ z)
-        products = z * matvec(z)
+        products = z * applied(matvec, z)
         return jnp.sum(products), jnp.sum(jnp.abs(products))
 
     return jax.lax.map(form, jax.random.split(key, num_probes), batch_size=chunk(size))

@@ -11,9 +11,10 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from flatmin._core import Shown, UsageError, as_real, is_traced
+from flatmin._core import Free, Indices, RealArray, Shown, UsageError, as_real, checked, is_traced
 from flatmin._core.display import shape
 
 
@@ -49,6 +50,7 @@ class AbstractMeasurements(Shown, eqx.Module):
         return {"d1": d1, "d2": d2, "m": self.num_measurements} | {"d_L": d1, "d_0": d2} | square
 
 
+@checked(matrix=Free("the body looks at it"))
 def check_matrix(op: AbstractMeasurements, matrix: Any) -> Float[Array, "d1 d2"]:
     """Return the matrix as a real array of the operator's shape; JAX would read any other at clamped indices.
 
@@ -70,6 +72,7 @@ def check_matrix(op: AbstractMeasurements, matrix: Any) -> Float[Array, "d1 d2"]
     return array
 
 
+@checked(weights=Free("the body looks at them"))
 def check_weights(op: AbstractMeasurements, weights: Any) -> Float[Array, " m"]:
     """Return the weights as a real array, one a measurement.
 
@@ -89,6 +92,7 @@ def check_weights(op: AbstractMeasurements, weights: Any) -> Float[Array, " m"]:
     return array
 
 
+@checked(values=RealArray("_ ...", finite=False), indices=Indices("_"))
 def pick(values: Float[Array, "n ..."], indices: Int[Array, " B"]) -> Float[Array, "B ..."]:
     """`values[indices]`, NaN where a traced index lies outside of `[0, n)`.
 
@@ -101,6 +105,10 @@ def pick(values: Float[Array, "n ..."], indices: Int[Array, " B"]) -> Float[Arra
     Returns:
         The rows.
     """
+    if not is_traced(indices, values):
+        most = int(np.max(np.asarray(indices), initial=-1))
+        if most >= len(values):
+            raise UsageError(f"indices: got {most}, expected positions below {len(values)}, the number of values")
     if not is_traced(indices):
         return values[indices]
     return values.at[outside(indices, values.shape[0])].get(mode="fill", fill_value=jnp.nan)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from flatmin._core import UsageError, check_finite
+from flatmin._core import Numbers, Real, UsageError, checked
 from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights
 from flatmin.measurements._generic import (
     col_gram,
@@ -24,6 +24,7 @@ from flatmin.measurements.dense import DenseMeasurements
 from flatmin.measurements.rank_one import LowRankMeasurements
 
 
+@checked()
 class ScaledMeasurements(AbstractMeasurements):
     """`A_i` replaced by `scale A_i`.
 
@@ -56,6 +57,7 @@ class ScaledMeasurements(AbstractMeasurements):
         return self.inner.adjoint(self.scale.astype(weights.dtype) * weights)
 
 
+@checked(scale=Numbers(Real()))
 def scaled(inner: AbstractMeasurements, scale: ArrayLike) -> AbstractMeasurements:
     """`A_i` replaced by `scale A_i`, or by `scale[i] A_i` for a vector of weights.
 
@@ -71,7 +73,6 @@ def scaled(inner: AbstractMeasurements, scale: ArrayLike) -> AbstractMeasurement
         UsageError: for a wrong shape, NaN or infinite scales, or weights on a kind that cannot take them.
     """
     scale = jnp.asarray(scale, dtype_of(inner))
-    check_finite("scale", scale)
     if scale.ndim == 0:
         return ScaledMeasurements(inner, scale)
     if scale.shape != (inner.num_measurements,):
@@ -145,6 +146,7 @@ def _(op: ScaledMeasurements, indices: Int[Array, " B"]):
     return ScaledMeasurements(take(op.inner, indices), op.scale)
 
 
+@checked()
 class StackedMeasurements(AbstractMeasurements):
     """All measurements of several operators on the same matrix, one after another.
 
@@ -186,6 +188,7 @@ class StackedMeasurements(AbstractMeasurements):
         return total
 
 
+@checked()
 def stacked(*parts: AbstractMeasurements) -> StackedMeasurements:
     """All measurements of several operators on the same matrix.
 
@@ -219,6 +222,7 @@ def _(op: StackedMeasurements):
     return jnp.concatenate([materialise(part) for part in op.parts])
 
 
+@checked()
 class SymmetrisedMeasurements(AbstractMeasurements):
     """`A_i` replaced by `(A_i + A_i^T) / 2`: it sees only the symmetric part of a square matrix.
 
@@ -255,6 +259,7 @@ class SymmetrisedMeasurements(AbstractMeasurements):
         return (matrix + matrix.T) / 2
 
 
+@checked()
 def symmetrised(inner: AbstractMeasurements) -> SymmetrisedMeasurements:
     """`A_i` replaced by `(A_i + A_i^T) / 2`.
 

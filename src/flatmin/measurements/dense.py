@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from flatmin._core import UsageError, as_real, check_at_least, check_finite, check_shape
-from flatmin._core.checked import checked
+from flatmin._core import UsageError, checked
 from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights, pick
 from flatmin.measurements._generic import (
     HIGHEST,
@@ -33,6 +32,7 @@ from flatmin.measurements._generic import (
 BLOCK_ENTRIES = 2**16  # a block and its transpose stay in a core's cache
 
 
+@checked()
 class DenseMeasurements(AbstractMeasurements):
     """`A_i = tensor[i]`.
 
@@ -43,7 +43,6 @@ class DenseMeasurements(AbstractMeasurements):
     tensor: Float[Array, "m d1 d2"]
 
     def __check_init__(self):
-        check_shape("tensor", self.tensor, ("m", "d1", "d2"))
         if 0 in self.tensor.shape:
             raise UsageError(
                 f"tensor: got shape {self.tensor.shape}; at least one measurement of a non-empty matrix is needed"
@@ -75,6 +74,7 @@ class DenseMeasurements(AbstractMeasurements):
         return (weights @ self._flat).reshape(self.matrix_shape)
 
 
+@checked()
 def dense(tensor: Float[Array, "m d1 d2"]) -> DenseMeasurements:
     """Measurements from the user's own matrices.
 
@@ -87,15 +87,7 @@ def dense(tensor: Float[Array, "m d1 d2"]) -> DenseMeasurements:
     Raises:
         UsageError: for a wrong shape, m = 0, NaN or infinite values.
     """
-    tensor = as_real("tensor", tensor)
-    check_finite("tensor", tensor)
     return DenseMeasurements(tensor)
-
-
-def _check_sizes(num_measurements: int, matrix_shape: tuple[int, int]) -> tuple[int, int, int]:
-    check_at_least("num_measurements", num_measurements, 1)
-    check_at_least("matrix_shape", min(matrix_shape), 1)
-    return num_measurements, *matrix_shape
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))
@@ -133,7 +125,7 @@ def gaussian(
     Raises:
         UsageError: if a size is below 1.
     """
-    shape = _check_sizes(num_measurements, matrix_shape)
+    shape = (num_measurements, *matrix_shape)
     return DenseMeasurements(_draw(jax.random.normal, key, shape, dtype or default_dtype()))
 
 
@@ -155,7 +147,7 @@ def bernoulli(
     Raises:
         UsageError: if a size is below 1.
     """
-    shape = _check_sizes(num_measurements, matrix_shape)
+    shape = (num_measurements, *matrix_shape)
     return DenseMeasurements(_draw(jax.random.rademacher, key, shape, dtype or default_dtype()))
 
 

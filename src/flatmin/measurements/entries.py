@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from flatmin._core import UsageError, check_at_least, check_shape, is_traced
+from flatmin._core import UsageError, is_traced
 from flatmin._core.array_domains import Indices
 from flatmin._core.checked import checked
 from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights, outside
@@ -25,6 +25,7 @@ from flatmin.measurements._generic import (
 )
 
 
+@checked(rows=Indices("m", least=None), cols=Indices("m", least=None))
 class EntryMeasurements(AbstractMeasurements):
     """`A_i = e_{rows[i]} e_{cols[i]}^T`, so `A(X)_i = X[rows[i], cols[i]]`.
 
@@ -39,8 +40,6 @@ class EntryMeasurements(AbstractMeasurements):
     shape: tuple[int, int] = eqx.field(static=True)
 
     def __check_init__(self):
-        check_shape("rows", self.rows, ("m",))
-        check_shape("cols", self.cols, (self.rows.shape[0],))
         for name, index, size in (("rows", self.rows, self.shape[0]), ("cols", self.cols, self.shape[1])):
             _check_range(name, index, size)
 
@@ -95,25 +94,16 @@ def entries(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[
     Raises:
         UsageError: for m = 0, non-integers, entries out of range, or an entry given twice.
     """
-    check_at_least("matrix_shape", min(matrix_shape), 1)
-    indices = []
-    for name, given in (("rows", rows), ("cols", cols)):
-        array = jnp.asarray(given)
-        check_shape(name, array, ("m",))
-        if not is_traced(array):
-            if array.size == 0:
-                raise UsageError(f"{name}: got no entries (m = 0); at least one measurement is needed")
-            if not jnp.issubdtype(array.dtype, jnp.integer):
-                raise UsageError(f"{name}: got {array.dtype}, expected integers")
-        indices.append(array)
-    op = EntryMeasurements(indices[0], indices[1], (int(matrix_shape[0]), int(matrix_shape[1])))
-    if not is_traced(*indices):
-        flat = np.asarray(indices[0], dtype=np.int64) * matrix_shape[1] + np.asarray(indices[1])
+    if rows.size == 0:
+        raise UsageError("rows: got no entries (m = 0); at least one measurement is needed")
+    op = EntryMeasurements(rows, cols, matrix_shape)
+    if not is_traced(rows, cols):
+        flat = np.asarray(rows, dtype=np.int64) * matrix_shape[1] + np.asarray(cols)
         unique, first, counts = np.unique(flat, return_index=True, return_counts=True)
         if unique.size != flat.size:
             at = int(first[np.argmax(counts > 1)])
             raise UsageError(
-                f"rows, cols: entry ({int(indices[0][at])}, {int(indices[1][at])}) is given {int(counts.max())} times; "
+                f"rows, cols: entry ({int(rows[at])}, {int(cols[at])}) is given {int(counts.max())} times; "
                 "average the values of duplicates first"
             )
     return op

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flatmin._core import UsageError, check_at_least
+from flatmin._core import UsageError, checked
 from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights
 from flatmin.measurements._generic import default_dtype
 
 
+@checked()
 class FunctionMeasurements(AbstractMeasurements):
     """`A(X) = fn(X)` for a linear JAX function; the adjoint is its transpose.
 
@@ -47,6 +48,7 @@ class FunctionMeasurements(AbstractMeasurements):
         return jax.linear_transpose(self.fn, example)(weights)[0]
 
 
+@checked()
 def from_function(fn: Callable[[Array], Array], matrix_shape: tuple[int, int]) -> FunctionMeasurements:
     """Measurements by a linear function that JAX can trace.
 
@@ -60,9 +62,14 @@ def from_function(fn: Callable[[Array], Array], matrix_shape: tuple[int, int]) -
     Raises:
         UsageError: if the output is not one vector, m = 0, the function is not linear, or JAX cannot transpose it.
     """
-    check_at_least("matrix_shape", min(matrix_shape), 1)
-    shape = (int(matrix_shape[0]), int(matrix_shape[1]))
-    out = jax.eval_shape(fn, jax.ShapeDtypeStruct(shape, default_dtype()))
+    shape = matrix_shape
+    try:
+        out = jax.eval_shape(fn, jax.ShapeDtypeStruct(shape, default_dtype()))
+    except Exception as error:  # a user's code
+        raise UsageError(
+            f"fn: JAX cannot evaluate it on a matrix of shape {shape} ({type(error).__name__}: "
+            f"{(str(error).splitlines() or ['no reason given'])[0]}); write a linear function of one matrix"
+        ) from error
     if not isinstance(out, jax.ShapeDtypeStruct) or len(out.shape) != 1 or out.shape[0] == 0:
         got = getattr(out, "shape", type(out).__name__)
         raise UsageError(f"fn: got output {got}, expected one non-empty vector of shape (m,)")

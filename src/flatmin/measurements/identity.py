@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from flatmin._core import check_at_least
+from flatmin._core import checked
 from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights
 from flatmin.measurements._generic import (
     col_gram,
@@ -19,6 +19,7 @@ from flatmin.measurements._generic import (
 from flatmin.measurements.entries import EntryMeasurements
 
 
+@checked()
 class IdentityMeasurements(AbstractMeasurements):
     """Every entry of the matrix, row-major: `m = d1 d2`, `A(X) = vec(X)`.
 
@@ -27,9 +28,6 @@ class IdentityMeasurements(AbstractMeasurements):
     """
 
     shape: tuple[int, int] = eqx.field(static=True)
-
-    def __check_init__(self):
-        check_at_least("matrix_shape", min(self.shape), 1)
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -52,6 +50,7 @@ class IdentityMeasurements(AbstractMeasurements):
         return weights.reshape(self.shape)
 
 
+@checked()
 def identity(matrix_shape: tuple[int, int]) -> IdentityMeasurements:
     """Measurements that see the whole matrix.
 
@@ -64,7 +63,7 @@ def identity(matrix_shape: tuple[int, int]) -> IdentityMeasurements:
     Raises:
         UsageError: if a size is below 1.
     """
-    return IdentityMeasurements((int(matrix_shape[0]), int(matrix_shape[1])))
+    return IdentityMeasurements(matrix_shape)
 
 
 def _trace(matrix: Array | None, size: int, like: Array | None = None) -> Array:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from flatmin._core import checked
 from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights
 from flatmin.measurements._generic import (
     HIGHEST,
@@ -23,6 +24,7 @@ from flatmin.measurements._generic import (
 )
 
 
+@checked()
 class MomentMeasurements(AbstractMeasurements):
     """Measurements with their moments kept, for repeated Hessian traces.
 
@@ -60,6 +62,7 @@ class MomentMeasurements(AbstractMeasurements):
         return self.inner.adjoint(weights)
 
 
+@checked()
 def with_moments(inner: AbstractMeasurements, *, fourth: bool = False) -> MomentMeasurements:
     """The same measurements with their moments computed once.
 

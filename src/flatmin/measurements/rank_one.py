@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from flatmin._core import UsageError, as_real, check_at_least, check_finite, check_shape
+from flatmin._core import UsageError, checked
 from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights, pick
 from flatmin.measurements._generic import (
     HIGHEST,
@@ -24,6 +24,7 @@ from flatmin.measurements._generic import (
 )
 
 
+@checked()
 class LowRankMeasurements(AbstractMeasurements):
     """`A_i = sum_j left[i, j] right[i, j]^T`, with q terms each (q = 1: rank one).
 
@@ -36,8 +37,6 @@ class LowRankMeasurements(AbstractMeasurements):
     right: Float[Array, "m q d2"]
 
     def __check_init__(self):
-        check_shape("left", self.left, ("m", "q", "d1"))
-        check_shape("right", self.right, (*self.left.shape[:2], "d2"))
         if 0 in self.left.shape + self.right.shape:
             raise UsageError(
                 f"left, right: got shapes {self.left.shape}, {self.right.shape}; at least one measurement of a "
@@ -66,6 +65,7 @@ class LowRankMeasurements(AbstractMeasurements):
         return (self.left * weights[:, None, None]).reshape(-1, d1).T @ self.right.reshape(-1, d2)
 
 
+@checked()
 def rank_one(left: Float[Array, "m d1"], right: Float[Array, "m d2"]) -> LowRankMeasurements:
     """`A_i = left[i] right[i]^T` (bilinear sensing).
 
@@ -79,14 +79,10 @@ def rank_one(left: Float[Array, "m d1"], right: Float[Array, "m d2"]) -> LowRank
     Raises:
         UsageError: for mismatched shapes, m = 0, NaN or infinite values.
     """
-    left, right = as_real("left", left), as_real("right", right)
-    check_shape("left", left, ("m", "d1"))
-    check_shape("right", right, (left.shape[0], "d2"))
-    check_finite("left", left)
-    check_finite("right", right)
     return LowRankMeasurements(left[:, None], right[:, None])
 
 
+@checked()
 def symmetric_rank_one(vectors: Float[Array, "m d"]) -> LowRankMeasurements:
     """`A_i = x_i x_i^T`, so `A(M)_i = x_i^T M x_i` (covariance, phase retrieval, quadratic networks).
 
@@ -99,11 +95,10 @@ def symmetric_rank_one(vectors: Float[Array, "m d"]) -> LowRankMeasurements:
     Raises:
         UsageError: for a wrong shape, m = 0, NaN or infinite values.
     """
-    vectors = as_real("vectors", vectors)
-    check_shape("vectors", vectors, ("m", "d"))
     return rank_one(vectors, vectors)
 
 
+@checked()
 def bilinear_gaussian(
     key: Key[Array, ""], num_measurements: int, matrix_shape: tuple[int, int], dtype: DTypeLike | None = None
 ) -> LowRankMeasurements:
@@ -121,8 +116,6 @@ def bilinear_gaussian(
     Raises:
         UsageError: if a size is below 1.
     """
-    check_at_least("num_measurements", num_measurements, 1)
-    check_at_least("matrix_shape", min(matrix_shape), 1)
     dtype = dtype or default_dtype()
     left_key, right_key = jax.random.split(key)
     return rank_one(

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from flatmin._core import UsageError, as_real, check_at_least, check_finite, check_shape
+from flatmin._core import UsageError, checked
 from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights, pick
 from flatmin.measurements._generic import (
     HIGHEST,
@@ -22,6 +22,7 @@ from flatmin.measurements._generic import (
 from flatmin.measurements.rank_one import LowRankMeasurements
 
 
+@checked()
 class RegressionMeasurements(AbstractMeasurements):
     """`A_(i,k) = e_k x_i^T`: `A(W)` holds the outputs `W x_i`, sample-major, `m = n q`.
 
@@ -34,8 +35,6 @@ class RegressionMeasurements(AbstractMeasurements):
     num_outputs: int = eqx.field(static=True, default=1)
 
     def __check_init__(self):
-        check_shape("inputs", self.inputs, ("n", "d"))
-        check_at_least("num_outputs", self.num_outputs, 1)
         if 0 in self.inputs.shape:
             raise UsageError(f"inputs: got shape {self.inputs.shape}; at least one sample and one feature are needed")
 
@@ -60,6 +59,7 @@ class RegressionMeasurements(AbstractMeasurements):
         return weights.reshape(-1, self.num_outputs).T @ self.inputs
 
 
+@checked()
 def regression(inputs: Float[Array, "n d"], num_outputs: int = 1) -> RegressionMeasurements:
     """Measurements of a linear map by its outputs at given inputs.
 
@@ -73,8 +73,6 @@ def regression(inputs: Float[Array, "n d"], num_outputs: int = 1) -> RegressionM
     Raises:
         UsageError: for a wrong shape, no data, NaN or infinite values, num_outputs < 1.
     """
-    inputs = as_real("inputs", inputs)
-    check_finite("inputs", inputs)
     return RegressionMeasurements(inputs, num_outputs)
 
 

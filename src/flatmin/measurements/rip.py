@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flatmin._core import Shown, UsageError, check_at_least
+from flatmin._core import Integer, Optional, SequenceOf, Shown, UsageError, checked
 from flatmin._core.display import number
 from flatmin.measurements._base import AbstractMeasurements
 from flatmin.measurements._generic import HIGHEST, default_dtype, kernel_form, left_vector, moment_matrix, right_vector
@@ -168,6 +168,7 @@ def _ends(op: AbstractMeasurements) -> tuple[Array, Array, Array, Array]:
     return values[-1], top / jnp.linalg.norm(top), jnp.zeros_like(values[-1]), unseen
 
 
+@checked()
 def rip_exact(op: AbstractMeasurements) -> RipEstimate:
     """The restricted isometry constant at full rank `r = min(d1, d2)`: the spectrum of `(1/n) A* A`.
 
@@ -200,19 +201,17 @@ def rip_exact(op: AbstractMeasurements) -> RipEstimate:
     )
 
 
-def _check(op: AbstractMeasurements, ranks: Sequence[int], restarts: int, sweeps: int, tolerance: float) -> None:
-    check_at_least("restarts", restarts, 1)
-    check_at_least("sweeps", sweeps, 1)
-    check_at_least("tolerance", tolerance, 0)
+def _check(op: AbstractMeasurements, ranks: Sequence[int]) -> None:
     full = min(op.matrix_shape)
     for rank in ranks:
-        if rank != int(rank) or not 1 <= rank <= full:
+        if rank > full:
             raise UsageError(
                 f"rank: got {rank}, expected a whole number from 1 to min(d1, d2) = {full}; at {full} every matrix is "
                 "allowed and the value is exact"
             )
 
 
+@checked()
 def rip_lower_estimate(
     op: AbstractMeasurements,
     key: Key[Array, ""],
@@ -239,12 +238,13 @@ def rip_lower_estimate(
     Raises:
         UsageError: for fewer than one restart or sweep, a negative tolerance, or a rank out of range.
     """
-    _check(op, [rank], restarts, sweeps, tolerance)
+    _check(op, [rank])
     if rank == min(op.matrix_shape):
         return rip_exact(op)
     return _from_below(op, key, rank, restarts, sweeps, tolerance, None)
 
 
+@checked(ranks=Optional(SequenceOf(Integer(1), least=1)))
 def rip_profile(
     op: AbstractMeasurements,
     key: Key[Array, ""],
@@ -274,7 +274,7 @@ def rip_profile(
     """
     full = min(op.matrix_shape)
     wanted = list(range(1, full + 1)) if ranks is None else list(ranks)
-    _check(op, wanted, restarts, sweeps, tolerance)
+    _check(op, wanted)
     if not wanted or np.any(np.diff(wanted) <= 0):
         raise UsageError(f"ranks: got {wanted}, expected one or more increasing ranks, such as [1, 2, 4]")
     found: list[RipEstimate] = []

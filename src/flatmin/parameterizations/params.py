@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from flatmin._core import UsageError, check_finite
+from flatmin._core import Free, UsageError, check_finite, checked
 from flatmin.parameterizations._base import AbstractParameterization
 from flatmin.parameterizations.schemes import Gaussian, Small
 
@@ -60,6 +60,7 @@ def shapes(*sizes: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, ...]:
     return tuple(jax.ShapeDtypeStruct(size, jnp.result_type(float)) for size in sizes)
 
 
+@checked(params=Free("the body looks at them"))
 def check_params(parameterization: AbstractParameterization, params: PyTree, *, finite: bool = False) -> PyTree:
     """Return `params` if they belong to the parameterization: number of factors, structure, shapes, real type.
 
@@ -89,6 +90,7 @@ def check_params(parameterization: AbstractParameterization, params: PyTree, *, 
     return fitted
 
 
+@checked(params=Free("the body looks at them"))
 def check_factors(params: PyTree) -> tuple[Float[Array, "_ _"], ...]:
     """Return the factors `(W_1, ..., W_L)` of some product `W_L ... W_1`, checked to fit each other.
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from flatmin import measurements as fm
+from flatmin._core import Key, Optional, RealArray, checked
 from flatmin.measurements import AbstractMeasurements
 from flatmin.measurements._generic import dtype_of
 from flatmin.testing._errors import law, near
@@ -18,6 +19,7 @@ NESTED = 200
 """Machine epsilons, relative to the same sum over absolute values: sums of some hundred terms, nested twice."""
 
 
+@checked(tensor=Optional(RealArray("_m _d1 _d2", host=True)), key=Key())
 def measurement_laws(op: AbstractMeasurements, tensor: Any = None, *, key: Any, dtype: DTypeLike | None = None) -> None:
     """What every verb relies on, checked on random matrices; for small operators, since the tensor is dense.
 

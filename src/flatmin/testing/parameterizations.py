@@ -10,6 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
+from flatmin._core import Key, Optional, Parameters, checked
 from flatmin.flatness import block_traces
 from flatmin.measurements import dense
 from flatmin.parameterizations import AbstractParameterization, Gaussian, Small, check_params
@@ -21,6 +22,7 @@ ROUNDING = 1e3
 """Machine epsilons, times the number of parameters, relative to the sum of absolute values."""
 
 
+@checked(params=Optional(Parameters()), key=Key())
 def parameterization_laws(parameterization: AbstractParameterization, params: PyTree = None, *, key: Any) -> None:
     """What every verb relies on, checked at one point; for few parameters, since the Hessian is dense.
 

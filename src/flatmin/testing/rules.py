@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from flatmin._core import Descended, Free, Integer, Key, checked
 from flatmin.dynamics import AbstractDynamics, Checkpoint, Record, step_loss, train
 from flatmin.dynamics._base import float_dtype
 
@@ -17,6 +18,7 @@ _ROUNDING = 1e3
 """Machine epsilons, relative to the largest entry, that a compiled run may be away from the same steps one by one."""
 
 
+@checked(objective=Descended(), params=Free("`train` looks at them"), key=Key(), steps=Integer(6))
 def rule_laws(rule: AbstractDynamics, objective: Any, params: PyTree, key: Any, *, steps: int = 12) -> None:
     """What `train` relies on, checked on one run.
 
