@@ -514,28 +514,31 @@ def test_a_rule_of_ones_own(key):
 @pytest.mark.parametrize(
     ("build", "text"),
     [
-        (lambda: GradientDescent(0.0), r"learning_rate: got 0.0, expected positive finite"),
+        (lambda: GradientDescent(0.0), r"learning_rate: got 0.0, expected a finite number > 0"),
         (lambda: GradientDescent(float("nan")), r"learning_rate: got nan"),
         (lambda: GradientDescent(float("inf")), r"learning_rate: got inf"),
-        (lambda: GradientDescent(jnp.array([0.1, -1.0])), r"learning_rate: got \[0.1, -1.0\]"),
-        (lambda: SGD(Piecewise([3], [0.1, -1.0]), 3), r"learning_rate: got \[0.1, -1.0\]"),
-        (lambda: GradientDescent(0.1, momentum=1.0), r"momentum: got 1.0, expected 0 <= momentum < 1"),
+        (
+            lambda: GradientDescent(jnp.array([0.1, -1.0])),
+            r"learning_rate: got an entry -1, expected a finite number > 0",
+        ),
+        (lambda: SGD(Piecewise([3], [0.1, -1.0]), 3), r"learning_rate: got an entry -1, expected a finite number > 0"),
+        (lambda: GradientDescent(0.1, momentum=1.0), r"momentum: got 1.0, expected a finite number >= 0 and < 1"),
         (lambda: GradientDescent(0.1, momentum=-0.1), r"momentum: got -0.1"),
-        (lambda: GradientDescent(0.1, weight_decay=-1.0), r"weight_decay: got -1.0, expected finite value"),
-        (lambda: SGD(0.1, 0), r"batch_size: got 0, expected a whole number >= 1"),
-        (lambda: LabelNoiseSGD(0.1, 3, -1.0), r"noise: got -1.0, expected finite value\(s\) >= 0"),
+        (lambda: GradientDescent(0.1, weight_decay=-1.0), r"weight_decay: got -1.0, expected a finite number >= 0"),
+        (lambda: SGD(0.1, 0), r"batch_size: got 0, expected an integer >= 1"),
+        (lambda: LabelNoiseSGD(0.1, 3, -1.0), r"noise: got -1.0, expected a finite number >= 0"),
         (lambda: Piecewise([3, 3], [1.0, 2.0, 3.0]), r"boundaries: got \[3, 3\], expected increasing"),
-        (lambda: Piecewise([0], [1.0, 2.0]), r"boundaries: got \[0\], expected increasing steps, each >= 1"),
+        (lambda: Piecewise([0], [1.0, 2.0]), r"boundaries: got 0, expected an array of integers >= 1"),
         (lambda: Piecewise([3], [1.0]), r"values: got shape \(1,\), expected 2 value\(s\)"),
         (lambda: Record(jnp.sum), r"Record: got neither of every and at, expected one"),
         (lambda: Record(jnp.sum, every=3, at=[1]), r"Record: got both of every and at"),
-        (lambda: Record(jnp.sum, every=0), r"every: got 0, expected a whole number >= 1"),
-        (lambda: Record(jnp.sum, every=2.5), r"every: got 2.5, expected a whole number"),
-        (lambda: Record(jnp.sum, at=[3, -1]), r"at: got -1, expected a whole number >= 0"),
+        (lambda: Record(jnp.sum, every=0), r"every: got 0, expected an integer >= 1"),
+        (lambda: Record(jnp.sum, every=2.5), r"every: got 2.5, expected an integer"),
+        (lambda: Record(jnp.sum, at=[3, -1]), r"at: got -1, expected an integer >= 0"),
         (lambda: Record(jnp.sum, at=[11]).times(10), r"at: got step 11, expected steps <= 10"),
-        (lambda: Record(3, every=1), r"fn: got int, expected a function of the params"),
-        (lambda: log_spaced(0, 5), r"steps: got 0, expected a whole number >= 1"),
-        (lambda: log_spaced(10, 1), r"count: got 1, expected a whole number >= 2"),
+        (lambda: Record(3, every=1), r"fn: got 3, expected a function"),
+        (lambda: log_spaced(0, 5), r"steps: got 0, expected an integer >= 1"),
+        (lambda: log_spaced(10, 1), r"count: got 1, expected an integer >= 2"),
     ],
 )
 def test_arguments_are_checked(build, text):
@@ -546,16 +549,19 @@ def test_arguments_are_checked(build, text):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"steps": -1}, r"steps: got -1, expected a whole number >= 0"),
+        ({"steps": -1}, r"steps: got -1, expected an integer >= 0"),
         (
             {"steps": 2**31},
-            r"steps: got 2147483648, expected less than 2\*\*31, the range",
+            r"steps: got 2147483648, expected an integer <= 2147483647",
         ),
-        ({"chunk": 0}, r"chunk: got 0, expected a whole number >= 1"),
-        ({"key": jax.random.PRNGKey(0)}, r"key: got uint32, expected a typed key; write jax.random.key"),
+        ({"chunk": 0}, r"chunk: got 0, expected an integer >= 1"),
+        (
+            {"key": jax.random.PRNGKey(0)},
+            r"key: got an array of uint32 and shape .2,., expected a random key such as jax.random.key",
+        ),
         ({"params": {"u": jnp.array([1.0, jnp.nan])}}, r"params\['u'\]: got 1 value\(s\) that are NaN"),
         ({"params": {"u": jnp.arange(3)}}, r"params: got no floating point array"),
-        ({"records": {"a": jnp.sum}}, r"records: 'a' is a .*, expected a Record"),
+        ({"records": {"a": jnp.sum}}, r"records\['a'\]: got .*, expected a Record"),
         ({"records": {"a": Record(jnp.sum, at=[9])}}, r"at: got step 9, expected steps <= 5"),
         (
             {"dynamics": SGD(jnp.array([0.1, 0.2]), 3)},
@@ -577,7 +583,7 @@ def test_requests_are_checked(change, text, key):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"keys": jax.random.key(0)}, r"keys: got shape \(\), expected \(runs,\); write jax.random.split"),
+        ({"keys": jax.random.key(0)}, r"keys: got an array of .*, expected random keys of shape \(runs,\)"),
         (
             {"batched_params": True},
             r"params: \['u'\] has shape \(4,\), expected a leading run axis of length 3",

@@ -107,7 +107,7 @@ def test_optax_hyperparameters_sweep_in_one_compilation(key):
 @pytest.mark.parametrize(
     ("build", "text"),
     [
-        (lambda: OptaxRule(3), "transformation: got int, expected one of optax"),
+        (lambda: OptaxRule(3), "transformation: got 3, expected an optax transformation"),
         (lambda: OptaxRule(optax.adam), "transformation: adam does not take"),
         (lambda: OptaxRule(optax.adam, lr=0.1), r"transformation: adam does not take \['lr'\]"),
         (lambda: OptaxRule(optax.adam(0.1), learning_rate=0.1), "transformation: got a ready transformation"),
@@ -272,9 +272,9 @@ def test_records_are_checked(key, unchecked):
     request = {"steps": 2, "key": key}
     with pytest.raises(UsageError, match="records: 'a' cannot be traced by JAX"):
         train(objective, SGD(0.1, 3), params, records={"a": Record(lambda p: float(p["u"][0]), every=1)}, **request)
-    with pytest.raises(UsageError, match="records: got list, expected a dict"):
+    with pytest.raises(UsageError, match="records: got a list of 1, expected a mapping"):
         train(objective, SGD(0.1, 3), params, records=[Record(jnp.sum, every=1)], **request)
-    with pytest.raises(UsageError, match="until: got float, expected an Until"):
+    with pytest.raises(UsageError, match=r"until: got 0\.001, expected an Until"):
         train(objective, SGD(0.1, 3), params, until=1e-3, **request)
     with pytest.raises(UsageError, match="step_loss: got a call"):
         step_loss(params)

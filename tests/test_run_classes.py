@@ -193,7 +193,7 @@ def test_initialisation_beyond_two_over_eta():
     ("call", "sentence"),
     [
         (lambda: classify_run([1.0, 2.0], [1.0], 0.1), r"losses, sharpness, steps: got shapes \(2,\), \(1,\)"),
-        (lambda: classify_run([], [], 0.1), "at least one record"),
+        (lambda: classify_run([], [], 0.1), "losses: got a list of 0, which is empty"),
         (lambda: classify_run([1.0, 2.0], [1.0, 1.0], 0.1, steps=[3, 3]), "steps: expected increasing steps"),
         (lambda: classify_run([1.0], [1.0], -0.1), "learning_rate: got -0.1"),
         (lambda: progressive_sharpening_rate([1, 2], [1.0], 0.1), "steps, sharpness: got shapes"),

@@ -248,7 +248,7 @@ def test_bad_starts_are_refused(unchecked):
     problem, params = problem_of()
     with pytest.raises(UsageError, match="params: got float32, expected float64"):
         follow_trace(problem, tuple(w.astype(jnp.float32) for w in params))
-    with pytest.raises(UsageError, match="problem: got function, expected a RecoveryProblem"):
+    with pytest.raises(UsageError, match="problem: got a value of type function, expected a RecoveryProblem"):
         follow_trace(lambda p: p, params)
     contradictory = dense(jnp.ones((2, 4, 3)))
     wrong = RecoveryProblem(contradictory, problem.parameterization, jnp.asarray([1.0, 2.0]))

@@ -423,6 +423,10 @@ class AnyOf(Domain):
                 return domain.accept(argument, value, sizes)
             except UsageError:
                 continue
+        if isinstance(value, list | tuple):  # a sequence knows which of its items is wrong
+            for domain in self.domains:
+                if isinstance(domain, SequenceOf):
+                    domain.accept(argument, value, sizes)
         raise self.refuse(argument, value)
 
 

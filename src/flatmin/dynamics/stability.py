@@ -297,9 +297,7 @@ def stability_report(
     falls, ends = result.records[loss], result.records[sharpness]
     values = np.asarray(highest(ends.values), float)
     if values.shape != ends.steps.shape:
-        raise UsageError(
-            f"highest: got values of shape {values.shape}, expected one a record, shape {ends.steps.shape}"
-        )
+        raise UsageError(f"highest: got shape {values.shape}, expected one value a record, {ends.steps.shape}")
     aligned = np.full(falls.steps.shape, np.nan)
     shared, rows, places = np.intersect1d(ends.steps, falls.steps, return_indices=True)
     aligned[places] = values[rows]

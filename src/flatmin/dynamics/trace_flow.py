@@ -257,8 +257,8 @@ class _Progress:
 def _check_functions(trace: Callable[[PyTree], Any], residual: Residual, params: PyTree) -> None:
     """The trace is a number and the residuals one vector."""
     for name, fn, rank, wanted in (
-        ("trace", trace, 0, "a real number"),
-        ("residual", residual, 1, "a real vector (m,)"),
+        ("trace", trace, 0, "a number"),
+        ("residual", residual, 1, "a vector (m,)"),
     ):
         out = jax.eval_shape(lambda p, fn=fn: jax.tree.map(jnp.asarray, fn(p)), params)
         if not isinstance(out, jax.ShapeDtypeStruct) or len(out.shape) != rank or out.dtype.kind != "f":

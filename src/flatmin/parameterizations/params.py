@@ -22,6 +22,7 @@ from flatmin.parameterizations.schemes import Gaussian, Small
 _ADVICE = "pass params as init_params returns them"
 
 
+@checked()
 @functools.singledispatch
 def params_shape(parameterization: AbstractParameterization) -> PyTree[jax.ShapeDtypeStruct] | None:
     """The structure of the params and the shape of each leaf.
