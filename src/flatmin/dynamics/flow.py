@@ -8,7 +8,7 @@ quantities, and whether the loss ever rose.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -21,10 +21,7 @@ from flatmin import linalg
 from flatmin._core import (
     AbstractObjective,
     Choice,
-    Descended,
     Estimate,
-    Function,
-    Mapped,
     Optional,
     Outcome,
     Real,
@@ -36,7 +33,7 @@ from flatmin._core import (
 )
 from flatmin._core.display import number
 from flatmin.dynamics._base import float_dtype
-from flatmin.dynamics._params import Start
+from flatmin.dynamics._params import FOLLOWED
 from flatmin.dynamics._stationarity import Ends, ends_of
 
 SOLVERS = {"tsit5": "Tsit5", "dopri5": "Dopri5", "dopri8": "Dopri8", "kvaerno5": "Kvaerno5"}  # names in diffrax
@@ -45,9 +42,6 @@ ACCURACY = 10  # times the accuracy of a step is no distance
 TINY = float(np.finfo(float).tiny)
 VANISHED = 0.5  # of the largest gradient of the path: what is above has not vanished
 LOWER = 0.1  # times the gradient at which a look at the curvature found no minimum near: where to look again
-
-RECORDS = Optional(Mapped(Function()))
-"""Functions of the params by name."""
 
 Sides = Callable[[PyTree], tuple[PyTree, PyTree]]
 
@@ -275,17 +269,15 @@ def _measure(fn: Callable[[PyTree], PyTree], floats: PyTree, rest: PyTree) -> Py
 
 
 @checked(
-    objective=Descended(),
-    params=Start(),
+    **FOLLOWED,
     max_time=Real(0, infinite=True),
     tolerance=Optional(Real(0, 1)),
-    records=RECORDS,
     save_at=SequenceOf(Real(0)),
     solver=Choice(*SOLVERS),
     rtol=Optional(Real(0, 1)),
 )
 def gradient_flow(
-    objective: AbstractObjective | Callable[[PyTree], Array],
+    objective: AbstractObjective | Callable[[PyTree], Array] | Any,
     params: PyTree,
     *,
     max_time: float = math.inf,
@@ -331,8 +323,7 @@ def gradient_flow(
         throw: raise instead of returning a result whose outcome is not a success.
 
     Returns:
-        The last point, records and outcome; in it the drift of the invariant, the largest rise of the loss,
-        and the two ends of the curvature at a stationary end. Cost: 6 to 7 gradients a step.
+        The last point with its outcome and records. Cost: 6 to 7 gradients a step.
 
     Raises:
         UsageError: for arguments out of range, initial params or an initial loss that are not finite.
@@ -352,13 +343,15 @@ def gradient_flow(
         raise UsageError("max_time: got infinity with tolerance 0, expected a finite time to stop at")
     records = dict(records or {})
 
-    flow = _Flow(objective, rest, invariant, _scalar(rtol, floats), _scalar(atol, floats), str(solver))
+    flow = _Flow(
+        cast("AbstractObjective", objective), rest, invariant, _scalar(rtol, floats), _scalar(atol, floats), str(solver)
+    )
     if invariant is not None:
         sides = jax.eval_shape(invariant, params)
-        if not (isinstance(sides, tuple | list) and len(sides) == 2) or not all(
-            hasattr(leaf, "shape") for leaf in jax.tree.leaves(sides)
-        ):
-            raise UsageError("invariant: the function has to return two trees of arrays, whose difference is conserved")
+        if not (isinstance(sides, tuple | list) and len(sides) == 2):
+            raise UsageError(
+                "invariant: got a function of something else, expected one that returns two trees of arrays"
+            )
     path = _begin(flow, floats)
     if not (np.isfinite(float(path.loss)) and np.isfinite(float(path.gradient_norm))):
         raise UsageError(

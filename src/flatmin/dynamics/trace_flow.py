@@ -22,9 +22,9 @@ from jaxtyping import Float, PyTree
 from flatmin._core import Outcome, Real, Result, SequenceOf, UsageError, checked
 from flatmin._core.display import number
 from flatmin.dynamics._chebyshev import MOST_STAGES, stable_radius
-from flatmin.dynamics._params import Start
+from flatmin.dynamics._params import RECORDS, Start
 from flatmin.dynamics._trace_walker import LOSS_LIMIT, Walker, value_of
-from flatmin.dynamics.flow import RECORDS, FlowHistory
+from flatmin.dynamics.flow import FlowHistory
 from flatmin.dynamics.zero_loss import Residual, tree_norm
 
 FIRST_STEP = 0.3  # of the step whose displacement is sqrt(rtol) of the params
