@@ -506,7 +506,7 @@ def inside(domain: core.Domain, value: Any, right: Any) -> bool | None:
             if not isinstance(value, Broken) and callable(value):
                 return False
             return inside(domain.numbers, value, right) and (number(value) is not None or real_array(value).size > 0)
-        case LossOrProblem() | array_domains.Data() | domains.Free():
+        case LossOrProblem() | core.Descended() | array_domains.Data() | domains.Free():
             return None
         case Start():
             return None if _has_floats(value) else False

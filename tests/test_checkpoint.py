@@ -259,7 +259,7 @@ def test_requests_that_the_file_cannot_serve(saved, path, key):
             r"checkpoint: the folder .*no does not exist; create it first",
         ),
         (Checkpoint, r"checkpoint: .* is a folder, expected a file name"),
-        (lambda tmp: Checkpoint(tmp / "a", seconds=-1), r"seconds: got -1, expected a value >= 0"),
+        (lambda tmp: Checkpoint(tmp / "a", seconds=-1), r"seconds: got -1, expected a number >= 0"),
     ],
 )
 def test_paths_are_checked(build, text, tmp_path):

@@ -173,7 +173,7 @@ def test_gradient_at_a_repeated_eigenvalue_is_a_subgradient():
 REFUSED = {
     "complex": (jnp.ones(2, complex), "params"),
     "half": (jnp.ones(2, jnp.float16), "params: got float16"),
-    "integers": (jnp.ones(2, int), "params: got leaves of type int64"),
+    "integers": (jnp.ones(2, int), "params: got an array of int64"),
     "text": ({"w": jnp.ones(2), "act": "relu"}, "params"),
     "empty": (jnp.zeros(0), "params"),
 }

@@ -316,7 +316,7 @@ def test_alignment_is_a_record():
     ("options", "sentence"),
     [
         ({"solver": "euler"}, "solver: 'euler' is not known"),
-        ({"tolerance": -1.0}, "tolerance: got -1.0, expected a number from 0 to 1"),
+        ({"tolerance": -1.0}, "tolerance: got -1.0, expected a finite number >= 0 and <= 1"),
         ({"tolerance": 0.0}, "max_time: got infinity with tolerance 0"),
         ({"max_time": float("nan")}, "max_time: got nan"),
         ({"rtol": 1e-30}, "rtol: got 1e-30"),

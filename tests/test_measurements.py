@@ -162,11 +162,11 @@ MISTAKES = {
     "dense: complex": (lambda: fm.dense(np.ones((1, 2, 2), complex)), "tensor: got an array of complex128"),
     "dense: text": (
         lambda: fm.dense(np.array([[["a"]]])),
-        "tensor: got an array of <U1 and shape .1, 1, 1., expected an array of real numbers",
+        "tensor: got an array of <U1 and shape .1, 1, 1., expected an array of finite real numbers",
     ),
     "dense: object": (
         lambda: fm.dense(np.array([[[{}]]])),
-        "tensor: got an array of object and shape .1, 1, 1., expected an array of real numbers",
+        "tensor: got an array of object and shape .1, 1, 1., expected an array of finite real numbers",
     ),
     "gaussian: m": (lambda: fm.gaussian(KEY, 0, (2, 2)), "num_measurements: got 0, expected an integer >= 1"),
     "gaussian: shape": (lambda: fm.gaussian(KEY, 3, (2, 0)), "matrix_shape: got 0, expected an integer >= 1"),
@@ -217,9 +217,9 @@ MISTAKES = {
     ),
     "regression: vector": (lambda: fm.regression(np.ones(3)), r"inputs: got shape \(3,\), expected \(n, d\)"),
     "regression: empty": (lambda: fm.regression(np.ones((0, 3))), r"inputs: got shape \(0, 3\); at least one sample"),
-    "regression: outputs": (lambda: fm.regression(np.ones((2, 3)), 0), "num_outputs: got 0, expected a value >= 1"),
+    "regression: outputs": (lambda: fm.regression(np.ones((2, 3)), 0), "num_outputs: got 0, expected an integer >= 1"),
     "regression: nan": (lambda: fm.regression([[1.0, NAN]]), r"inputs: got 1 value\(s\) .* index \(0, 1\)"),
-    "identity: shape": (lambda: fm.identity((0, 1)), "matrix_shape: got 0, expected a value >= 1"),
+    "identity: shape": (lambda: fm.identity((0, 1)), "matrix_shape: got 0, expected an integer >= 1"),
     "function: affine": (
         lambda: fm.from_function(lambda X: X[0] + 1, (2, 3)),
         r"fn: fn\(2X \+ Y\) differs .* without off",
@@ -240,7 +240,7 @@ MISTAKES = {
     ),
     "function: pair": (lambda: fm.from_function(lambda X: (X[0],), (2, 3)), "fn: got output tuple, expected one"),
     "function: shape": (lambda: fm.from_function(lambda X: X[0], (0, 3)), "matrix_shape: got 0"),
-    "scaled: nan": (lambda: fm.scaled(fm.identity((2, 2)), NAN), "scale: got 1 value"),
+    "scaled: nan": (lambda: fm.scaled(fm.identity((2, 2)), NAN), "scale: got nan, expected a finite number"),
     "scaled: length": (
         lambda: fm.scaled(fm.identity((2, 2)), np.ones(3)),
         r"scale: got shape \(3,\), expected \(\) or \(4,",

@@ -71,7 +71,7 @@ ONES = jnp.ones((4, 2))
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda k: train(3.0, RULES["full"], ONES, steps=1, key=k), "objective: got float, expected a function of the"),
+        (lambda k: train(3.0, RULES["full"], ONES, steps=1, key=k), "objective: got 3.0, expected a function of the"),
         (lambda k: train(eqx.Module, RULES["full"], ONES, steps=1, key=k), "objective: got .*expected a function"),
         (
             lambda k: train(matrix_sensing(k, (2, 2), 1, 3), RULES["full"], ONES, steps=1, key=k),
@@ -100,17 +100,20 @@ ONES = jnp.ones((4, 2))
         ),
         (
             lambda k: train(BARE, GradientDescent, ONES, steps=1, key=k),
-            "dynamics: got GradientDescent, expected a rule",
+            "dynamics: got the class GradientDescent, expected a rule",
         ),
-        (lambda k: train(BARE, None, ONES, steps=1, key=k), "dynamics: got NoneType, expected a rule"),
-        (lambda k: train(BARE, RULES["full"], ONES, steps=1, key=jax.random.split(k)), "key: got 2 keys, expected one"),
-        (lambda _: Objective(3), "fn: got int, expected a function"),
+        (lambda k: train(BARE, None, ONES, steps=1, key=k), "dynamics: got None, expected a rule"),
+        (
+            lambda k: train(BARE, RULES["full"], ONES, steps=1, key=jax.random.split(k)),
+            r"key: got shape \(2,\), expected \(\)",
+        ),
+        (lambda _: Objective(3), "fn: got 3, expected a function"),
         (lambda _: Objective(jnp.sum, {"a": ONES, "b": jnp.ones(3)}), r"data: got arrays of shapes \[\(4, 2\), \(3,\)"),
-        (lambda _: Objective(jnp.sum, {"a": "text"}), "data: got a str, expected arrays"),
+        (lambda _: Objective(jnp.sum, {"a": "text"}), "data: got 'text', expected a tree"),
         (lambda _: Objective(jnp.sum, labels=jnp.sum), "labels: got a function but no data"),
         (
             lambda _: train(BARE, RULES["full"], np.array(["2020-01-01"], "datetime64[D]"), steps=1, key=0),
-            "key: got int",
+            r"params: got an array of datetime64\[D\], expected arrays of real numbers",
         ),
     ],
 )

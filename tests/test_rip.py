@@ -148,13 +148,13 @@ def test_same_key_same_bits():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: rip_lower_estimate(OP, KEY, restarts=0), "restarts: got 0, expected a value >= 1"),
+        (lambda: rip_lower_estimate(OP, KEY, restarts=0), "restarts: got 0, expected an integer >= 1"),
         (lambda: rip_lower_estimate(OP, KEY, sweeps=0), "sweeps: got 0"),
         (lambda: rip_lower_estimate(OP, KEY, tolerance=-1.0), "tolerance: got -1"),
         (lambda: rip_lower_estimate(OP, KEY, 4), r"rank: got 4, expected a whole number from 1 to min\(d1, d2\) = 3"),
         (lambda: rip_lower_estimate(OP, KEY, 0), "rank: got 0"),
         (lambda: rip_profile(OP, KEY, [2, 1]), r"ranks: got \[2, 1\], expected one or more increasing"),
-        (lambda: rip_profile(OP, KEY, []), r"ranks: got \[\]"),
+        (lambda: rip_profile(OP, KEY, []), "ranks: got a list of 0"),
     ],
 )
 def test_errors(call, sentence):

@@ -107,7 +107,7 @@ def test_optax_hyperparameters_sweep_in_one_compilation(key):
 @pytest.mark.parametrize(
     ("build", "text"),
     [
-        (lambda: OptaxRule(3), "transformation: got int, expected one of optax"),
+        (lambda: OptaxRule(3), "transformation: got 3, expected an optax transformation"),
         (lambda: OptaxRule(optax.adam), "transformation: adam does not take"),
         (lambda: OptaxRule(optax.adam, lr=0.1), r"transformation: adam does not take \['lr'\]"),
         (lambda: OptaxRule(optax.adam(0.1), learning_rate=0.1), "transformation: got a ready transformation"),

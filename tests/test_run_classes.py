@@ -192,11 +192,11 @@ def test_initialisation_beyond_two_over_eta():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: classify_run([1.0, 2.0], [1.0], 0.1), r"losses, sharpness, steps: got shapes \(2,\), \(1,\)"),
-        (lambda: classify_run([], [], 0.1), "at least one record"),
+        (lambda: classify_run([1.0, 2.0], [1.0], 0.1), r"sharpness: got shape \(1,\), expected \(2,\), as `losses`"),
+        (lambda: classify_run([], [], 0.1), "losses: got a list of 0, which is empty"),
         (lambda: classify_run([1.0, 2.0], [1.0, 1.0], 0.1, steps=[3, 3]), "steps: expected increasing steps"),
         (lambda: classify_run([1.0], [1.0], -0.1), "learning_rate: got -0.1"),
-        (lambda: progressive_sharpening_rate([1, 2], [1.0], 0.1), "steps, sharpness: got shapes"),
+        (lambda: progressive_sharpening_rate([1, 2], [1.0], 0.1), r"sharpness: got shape \(1,\), expected \(2,\)"),
     ],
 )
 def test_errors(call, sentence):

@@ -231,11 +231,11 @@ def test_a_flow_that_no_longer_falls_has_stalled():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"rtol": 0.0}, "rtol: got 0.0, expected a positive finite value"),
-        ({"max_time": -1.0}, "max_time: got -1.0, expected a positive number"),
+        ({"rtol": 0.0}, "rtol: got 0.0, expected a finite number > 0"),
+        ({"max_time": -1.0}, "max_time: got -1.0, expected a number > 0"),
         ({"save_at": [2.0, 1.0]}, "save_at: got .*, expected increasing positive times"),
         ({"kernel_solve": "gc"}, "kernel_solve: 'gc' is not known; did you mean 'cg'"),
-        ({"max_steps": 0}, "max_steps: got 0, expected a whole number >= 1"),
+        ({"max_steps": 0}, "max_steps: got 0, expected an integer >= 1"),
     ],
 )
 def test_bad_settings_are_refused(options, sentence, unchecked):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from flatmin._core import Domain, UsageError, check_finite
+from flatmin._core import Descended, Domain, Function, Mapped, Optional, UsageError, check_finite
 from flatmin._core.domains import Sizes, described
 
 
@@ -25,6 +25,13 @@ class Start(Domain):
     def accept(self, argument: str, value: Any, sizes: Sizes) -> PyTree:
         """The tree, its arrays those of JAX."""
         return moving(value) if self.moves else strong(value)
+
+
+RECORDS = Optional(Mapped(Function()))
+"""Functions of the params by name."""
+
+FOLLOWED: dict[str, Domain] = {"objective": Descended(), "params": Start(), "records": RECORDS}
+"""What is followed, from where, and what is looked at on the way."""
 
 
 def moving(params: PyTree) -> PyTree:

@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -141,7 +141,7 @@ def train_ensemble(
     for name, tree in (("params", params), ("dynamics", batched[0]), ("objective", batched[1])):
         _check_run_axis(name, tree, runs)
     return run(
-        Model((dynamics, objective), mask, runs),
+        Model((dynamics, cast("AbstractObjective", objective)), mask, runs),
         params,
         steps=steps,
         key=keys,

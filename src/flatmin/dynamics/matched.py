@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
-from flatmin._core import AbstractObjective, Descended, Integer, SequenceOf, Shown, checked
-from flatmin.dynamics._params import Start
+from flatmin._core import AbstractObjective, Integer, SequenceOf, Shown, checked
+from flatmin.dynamics._params import FOLLOWED
 from flatmin.dynamics._run import TrainResult
 from flatmin.dynamics.descent import GradientDescent
-from flatmin.dynamics.flow import RECORDS, gradient_flow
+from flatmin.dynamics.flow import gradient_flow
 from flatmin.dynamics.flow_result import FlowResult
 from flatmin.dynamics.record import Record
 from flatmin.dynamics.train import train
@@ -38,7 +38,7 @@ class MatchedRuns(Shown):
     flow: FlowResult
 
 
-@checked(objective=Descended(), params=Start(), steps=SequenceOf(Integer(0)), records=RECORDS)
+@checked(**FOLLOWED, steps=SequenceOf(Integer(0)))
 def descent_beside_flow(
     objective: AbstractObjective | Callable[..., Any],
     params: PyTree,

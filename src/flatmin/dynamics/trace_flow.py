@@ -22,9 +22,8 @@ from jaxtyping import Float, PyTree
 from flatmin._core import Outcome, Real, Result, SequenceOf, UsageError, checked
 from flatmin._core.display import number
 from flatmin.dynamics._chebyshev import MOST_STAGES, stable_radius
-from flatmin.dynamics._params import Start
+from flatmin.dynamics._params import RECORDS, Start
 from flatmin.dynamics._trace_walker import LOSS_LIMIT, Walker, value_of
-from flatmin.dynamics.flow import RECORDS
 from flatmin.dynamics.flow_result import FlowHistory
 from flatmin.dynamics.zero_loss import Residual, tree_norm
 

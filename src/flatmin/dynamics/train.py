@@ -65,7 +65,7 @@ def train(
         if batched:
             name = jax.tree_util.keystr(path).lstrip(".")
             raise UsageError(f"dynamics: {name} has one value per run; use train_ensemble, or pass a single number")
-    model = (dynamics, objective)
+    model: Any = (dynamics, objective)
     return run(
         Model(model, jax.tree.map(lambda _: False, model), runs=None),
         params,

@@ -23,7 +23,7 @@ class LossOrProblem(Domain):
         """The set in words."""
         return "a RecoveryProblem or a function of the parameters; it comes first, then the parameters"
 
-    def accept(self, argument: str, value: Any, sizes: Sizes) -> RecoveryProblem | Loss:
+    def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
         """The problem or the loss."""
         if isinstance(value, RecoveryProblem):
             return value
