@@ -39,9 +39,6 @@ TINY = float(np.finfo(float).tiny)
 VANISHED = 0.5  # of the largest gradient of the path: what is above has not vanished
 LOWER = 0.1  # times the gradient at which a look at the curvature found no minimum near: where to look again
 
-RECORDS = Optional(Mapped(Function()))
-"""Functions of the params by name."""
-
 Sides = Callable[[PyTree], tuple[PyTree, PyTree]]
 
 
