@@ -583,8 +583,19 @@ NO_DOORS: dict[str, str] = {
 }
 """Public callables whose arguments are not a user's, with the reason."""
 
-COSTLY: dict[str, tuple[str, ...]] = {"interpolators.solver.flattest": ("progress",)}
-"""Arguments whose values of the right kind are not tried, since each call takes long."""
+NOT_TRIED: dict[str, tuple[str, ...]] = {
+    "interpolators.solver.flattest": ("progress",),
+    "dynamics.flow.gradient_flow": ("params",),
+    "dynamics.trace_flow.trace_flow": ("params",),
+    "dynamics.train.train": ("params",),
+    "dynamics.ensemble.train_ensemble": ("params",),
+    "dynamics.matched.descent_beside_flow": ("params",),
+    "testing.measurements.measurement_laws": ("tensor", "op"),
+    "testing.parameterizations.parameterization_laws": ("params", "parameterization"),
+    "testing.rules.rule_laws": ("params", "rule"),
+}
+"""Arguments whose values of the right kind are not tried: they go to a user's function, which may raise what it likes,
+or a law says (AssertionError) that it does not hold."""
 
 NO_VALUES: dict[str, tuple[str, ...]] = {}
 """Arguments that accept anything."""
