@@ -17,7 +17,7 @@ from PIL import Image
 from flatmin import JobError
 from flatmin.cli import main
 from flatmin.cli._background import Interrupted, Tracker, fraction_done, in_background
-from flatmin.experiments import Claim, Experiment, RunContent, RunSpec, obtain_run, setting
+from flatmin.experiments import Claim, Experiment, RunContent, RunSpec, obtain_run, papers, setting
 from flatmin.experiments.cells import compute_cells
 from flatmin.experiments.papers import Paper
 from flatmin.studies.cells import Cell
@@ -363,6 +363,7 @@ def toy(monkeypatch):
     sizes = {name: (lambda seed, name=name: ToySpec(size=name, seed=seed)) for name in ("demo", "quick", "full")}
     found = Paper(Experiment("toy", 1, "A toy"), sizes, compute)
     monkeypatch.setattr("flatmin.experiments.papers.paper", lambda key: found)
+    monkeypatch.setitem(papers.MODULES, "toy", "toy")
     return calls
 
 

@@ -14,6 +14,7 @@ for a callable. Rules that hold everywhere:
 """
 
 import abc
+import difflib
 import functools
 import math
 import os
@@ -417,7 +418,11 @@ class AnyOf(Domain):
         """The value, as the first domain returns it."""
         names = [domain for domain in self.domains if isinstance(domain, Choice)]
         if isinstance(value, str) and names:
-            return names[0].accept(argument, value, sizes)
+            options = [option for name in names for option in name.options]
+            if value in options:
+                return value
+            close = difflib.get_close_matches(value[:SHOWN], options, n=1, cutoff=0.5)
+            raise UsageError(f"{self.refuse(argument, value)}" + (f"; did you mean {close[0]!r}?" if close else ""))
         for domain in self.domains:
             try:
                 return domain.accept(argument, value, sizes)

@@ -3,13 +3,13 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flatmin._core import UsageError, checked, choose
+from flatmin._core import Integer, Optional, SequenceOf, UsageError, checked, choose
 from flatmin.measurements import regression
 from flatmin.parameterizations import DeepMatrix, deep_matrix, residual_chain
 from flatmin.problems.recovery import RecoveryProblem
 
 
-@checked()
+@checked(widths=Optional(SequenceOf(Integer(1))))
 def deep_linear_regression(
     inputs: Float[Array, "n d"],
     outputs: Float[Array, "n ..."],
