@@ -154,9 +154,8 @@ def _is_left_out(case: Case) -> bool:
     """A function of the user's may raise what it likes."""
     domain = case.door.domains[case.argument]
     inner = domain.inner if isinstance(domain, core.Optional) else domain
-    return isinstance(inner, core.Function | LossOrProblem) or case.argument in door_calls.NOT_TRIED.get(
-        case.door.name, ()
-    )
+    of_users = isinstance(inner, core.Function | core.Descended | LossOrProblem)
+    return of_users or case.argument in door_calls.NOT_TRIED.get(case.door.name, ())
 
 
 def fault_of(case: Case, right: dict[str, Any], *, outside_only: bool = False) -> str | None:

@@ -270,7 +270,10 @@ def test_scales_of_the_data(scale):
         (lambda: kamber2025.fully_observed_sharpness((jnp.ones((2, 3)), jnp.ones((2, 3)))), "layers: got shapes"),
         (lambda: kamber2025.smallest_fully_observed_sharpness(jnp.eye(2), 0), "depth: got 0"),
         (lambda: mulayoff2023.batch_noise_weight(3, 4), "1 <= batch_size <= n = 3 without replacement"),
-        (lambda: mulayoff2023.batch_noise_weight(3, 0, replacement=True), "batch_size: got 0, expected an integer >= 1"),
+        (
+            lambda: mulayoff2023.batch_noise_weight(3, 0, replacement=True),
+            "batch_size: got 0, expected an",
+        ),
     ],
 )
 def test_errors(call, sentence):

@@ -185,6 +185,8 @@ class Indices(Domain):
             bad = int(values.min()) if int(values.min()) < least else int(values.max())
             limit = f", each at most {most}" if bad > most else ""
             raise UsageError(f"{argument}: got {bad}, expected {self.expected()}{limit}")
+        if jnp.issubdtype(array.dtype, jnp.unsignedinteger):  # a step below zero has to stay below zero
+            array = array.astype(int)
         return array if self.host or isinstance(array, jax.Array) else jnp.asarray(_native(array))
 
 

@@ -35,7 +35,10 @@ Sizes = dict[str, tuple[int, str]]
 LARGEST = 2**31 - 1
 """Counts and sizes end here: the index type of XLA's host programmes."""
 
-UNREADABLE = (TypeError, ValueError, OverflowError, RecursionError, AttributeError, RuntimeError, MemoryError)
+UNREADABLE = (
+    *(TypeError, ValueError, OverflowError, RecursionError, AttributeError, RuntimeError, MemoryError),
+    SystemError,  # of JAX's trees, for lists that hold themselves
+)
 """What NumPy and foreign containers raise for things that are no arrays."""
 
 SHOWN = 40

@@ -131,9 +131,9 @@ def train_ensemble(
     if isinstance(batched_objective, bool):
         batched_objective = jax.tree.map(lambda x: batched_objective and eqx.is_array(x), objective)
     mask = (run_axes(dynamics), batched_objective)
-    try:
+    try:  # a list that holds itself ends in a SystemError
         batched = eqx.filter((dynamics, objective), mask)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, SystemError) as error:
         raise UsageError(
             f"batched_objective: got {described(batched_objective)}, expected True, False or a tree of them of the "
             "objective's structure"

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from flatmin._core import Data, Free, JobError, Optional, Parameters, SequenceOf, UsageError, checked, is_traced
+from flatmin._core.domains import UNREADABLE, kind_of
 from flatmin.linalg.programs import compiled
 from flatmin.linalg.scale import safe_norm
 
@@ -134,9 +135,14 @@ def check_point(params: PyTree) -> PyTree:
     Raises:
         UsageError: for an empty tree, or leaves that are complex, integers, text or of half precision.
     """
-    for leaf in jax.tree.leaves(params):
-        kind = getattr(leaf, "dtype", np.asarray(leaf).dtype if isinstance(leaf, bool | int) else np.dtype(float))
-        if jnp.issubdtype(kind, jnp.integer) or kind == np.dtype(bool):
+    try:
+        leaves = jax.tree.leaves(params)
+    except UNREADABLE as error:
+        raise Parameters().refuse("params", params) from error
+    for leaf in leaves:
+        whole = isinstance(leaf, np.ndarray | np.generic | jax.Array) and kind_of(leaf.dtype) in "ib"
+        if whole or isinstance(leaf, bool | int):
+            kind = leaf.dtype if whole else type(leaf).__name__
             raise UsageError(f"params: got leaves of type {kind}, expected floating point arrays; write 1.0 for 1")
     params = Parameters().accept("params", params, {})
     leaves = jax.tree.leaves(params)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from flatmin._core import Free, Indices, RealArray, Shown, UsageError, as_real, checked, is_traced
+from flatmin._core import Indices, RealArray, Shown, UsageError, as_real, checked, is_traced
 from flatmin._core.display import shape
 
 
@@ -50,7 +50,7 @@ class AbstractMeasurements(Shown, eqx.Module):
         return {"d1": d1, "d2": d2, "m": self.num_measurements} | {"d_L": d1, "d_0": d2} | square
 
 
-@checked(matrix=Free("the body looks at it"))
+@checked(matrix=RealArray(finite=False))
 def check_matrix(op: AbstractMeasurements, matrix: Any) -> Float[Array, "d1 d2"]:
     """Return the matrix as a real array of the operator's shape; JAX would read any other at clamped indices.
 
@@ -72,7 +72,7 @@ def check_matrix(op: AbstractMeasurements, matrix: Any) -> Float[Array, "d1 d2"]
     return array
 
 
-@checked(weights=Free("the body looks at them"))
+@checked(weights=RealArray(finite=False))
 def check_weights(op: AbstractMeasurements, weights: Any) -> Float[Array, " m"]:
     """Return the weights as a real array, one a measurement.
 

@@ -7,7 +7,7 @@ Normalisation: `f(L, R) = (1/m) ||A(L R^T) - b||^2`, `D_1 = ((1/(m d_2)) sum A_i
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flatmin._core import Integer, Real, RealArray, UsageError, check_shape, checked
+from flatmin._core import Integer, Real, RealArray, UsageError, check_shape, checked, is_traced
 from flatmin.measurements import AbstractMeasurements, col_gram, row_gram
 from flatmin.theory._statements import statement
 
@@ -151,8 +151,22 @@ def quadratic_weight(measurements: AbstractMeasurements) -> Float[Array, "d d"]:
 
     Returns:
         Shape (d, d).
+
+    Raises:
+        UsageError: for measurements of matrices that are not square, or whose row and column moments differ.
     """
-    return _root(row_gram(measurements) / measurements.num_measurements)
+    d1, d2 = measurements.matrix_shape
+    if d1 != d2:
+        raise UsageError(f"measurements: got matrix_shape {(d1, d2)}, expected a square one for a symmetric matrix")
+    rows = row_gram(measurements)
+    if not is_traced(rows):
+        gap, size = float(jnp.abs(rows - col_gram(measurements)).max()), float(jnp.abs(rows).max())
+        if gap > float(jnp.finfo(rows.dtype).eps) ** 0.5 * size:
+            raise UsageError(
+                "measurements: got some A_i that are not symmetric (row and column moments differ), expected symmetric "
+                "ones; pass symmetrised(measurements), which sees the same of a symmetric matrix"
+            )
+    return _root(rows / measurements.num_measurements)
 
 
 @checked(matrix=RealArray("d d", symmetric=True))

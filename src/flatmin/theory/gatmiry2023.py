@@ -214,7 +214,7 @@ def single_measurement_minimiser(
     return tuple(layers)
 
 
-@checked(p=Real(0, above=True))
+@checked(matrix=RealArray("d1 d2", nonempty=True), p=Real(0, above=True))
 def schatten(matrix: Float[Array, "d1 d2"], p: ArrayLike) -> Float[Array, ""]:
     """`||M||_{S_p} = (sum_j s_j^p)^{1/p}`, a quasi-norm for p < 1 [G, Def. 2]; scaled so that it cannot overflow.
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
-from flatmin._core import Certificate, Certified, Optional, Outcome, Real, checked
+from flatmin._core import Certificate, Certified, Optional, Outcome, Real, UsageError, checked
 from flatmin.solvers.large.problem import LargeCompletion
 from flatmin.solvers.large.spectral import SpectralBound, spectral_bound
 from flatmin.solvers.large.sweeps import predict_entries
@@ -67,6 +67,9 @@ def certify_large(
 
     Cost: O(m k) for the residual and products, two sparse products a Lanczos step, O((d1 + d2) k^2).
     """
+    for name, factor, weights in (("left", left, problem.row_weights), ("right", right, problem.col_weights)):
+        if factor.shape[0] != len(weights):
+            raise UsageError(f"{name}: got {factor.shape[0]} rows, expected {len(weights)}, those of the problem")
     if penalty is None:
         penalty = (problem.penalty or 0.0) / problem.scale
     a, b = problem.row_weights, problem.col_weights
