@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from flatmin._core.domains import LARGEST, UNREADABLE, Domain, Real, Sizes, kind_of, scalar
+from flatmin._core.domains import LARGEST, Domain, Real, Sizes
 from flatmin._core.errors import UsageError
+from flatmin._core.values import UNREADABLE, kind_of, scalar
 
 
 class RealArray(Domain):

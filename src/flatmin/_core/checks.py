@@ -7,8 +7,9 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from flatmin._core.array_domains import RealArray
-from flatmin._core.domains import Real, described
+from flatmin._core.domains import Real
 from flatmin._core.errors import UsageError
+from flatmin._core.values import described
 
 
 def is_traced(*arrays: Any) -> bool:

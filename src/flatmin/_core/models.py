@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from flatmin._core.domains import AnyOf, Domain, Flag, Integer, Optional, Real, SequenceOf, Text, described
+from flatmin._core.domains import AnyOf, Domain, Flag, Integer, Optional, Real, SequenceOf, Text
 from flatmin._core.errors import UsageError, nearest
+from flatmin._core.values import described
 
 
 class Mistake(ValueError):  # noqa: N818 - the user's, not ours

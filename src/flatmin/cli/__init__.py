@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if not isinstance(given, list | tuple) or not all(isinstance(argument, str) for argument in given):
         from flatmin._core import UsageError
-        from flatmin._core.domains import described
+        from flatmin._core.values import described
 
         raise UsageError(f"arguments: got {described(given)}, expected a list of texts such as ['recover', 'data.csv']")
     given = list(given)

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from flatmin._core import Descended, Domain, Function, Mapped, Optional, UsageError, check_finite
-from flatmin._core.domains import Sizes, described
+from flatmin._core.domains import Sizes
+from flatmin._core.values import described
 
 
 class Start(Domain):

@@ -27,7 +27,7 @@ from flatmin._core import (
     UsageError,
     checked,
 )
-from flatmin._core.domains import described
+from flatmin._core.values import described
 from flatmin.dynamics._base import AbstractDynamics, SharedFunction
 from flatmin.dynamics._model import Model
 from flatmin.dynamics._params import Start

@@ -22,7 +22,7 @@ from flatmin._core import (
     UsageError,
     checked,
 )
-from flatmin._core.domains import described, kind_of
+from flatmin._core.values import described, kind_of
 from flatmin.dynamics._base import AbstractDynamics, DynamicsState, StepInfo, float_dtype
 from flatmin.dynamics._params import strong
 from flatmin.dynamics._rule import Batches

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from flatmin._core import Text, UsageError, checked
-from flatmin._core.domains import described
+from flatmin._core.values import described
 from flatmin.dynamics._base import AbstractDynamics
 
 Rule = TypeVar("Rule", bound=type[AbstractDynamics])

@@ -8,7 +8,8 @@ from scipy import sparse
 from sklearn.utils.validation import check_array, validate_data
 
 from flatmin._core import AnyOf, Choice, Domain, Flag, Indices, Instance, Integer, Optional, Real, UsageError
-from flatmin._core.domains import UNREADABLE, Sizes
+from flatmin._core.domains import Sizes
+from flatmin._core.values import UNREADABLE
 
 _INSIDE = Real(0, 1, above=True, below=True)
 SETTINGS: dict[str, Domain] = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flatmin._core import Foreign, Mapped, UsageError, checked_anywhere
-from flatmin._core.domains import described
+from flatmin._core.values import described
 from flatmin.experiments.certificates import Certificate
 from flatmin.experiments.claims import Claim
 from flatmin.storage.folders import CHECKSUMS

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from flatmin._core import Data, Free, JobError, Optional, Parameters, SequenceOf, UsageError, checked, is_traced
-from flatmin._core.domains import UNREADABLE, kind_of
+from flatmin._core.values import UNREADABLE, kind_of
 from flatmin.linalg.programs import compiled
 from flatmin.linalg.scale import safe_norm
 
