@@ -27,7 +27,7 @@ import numpy as np
 from jax.core import Tracer
 
 from flatmin._core.errors import UsageError, nearest
-from flatmin._core.values import SHOWN, UNREADABLE, described, kind_of, scalar
+from flatmin._core.values import SHOWN, UNREADABLE, article, described, kind_of, scalar
 
 Sizes = dict[str, tuple[int, str]]
 """Axes that earlier arguments fixed: their lengths, and the argument that fixed each."""
@@ -146,7 +146,7 @@ class Instance(Domain):
     def expected(self) -> str:
         """`a RecoveryProblem`."""
         names = [c.__name__.removeprefix("Abstract") for c in self.classes]
-        return self.what or " or ".join(f"{_article(name)} {name}" for name in names)
+        return self.what or " or ".join(f"{article(name)} {name}" for name in names)
 
     def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
         """The object."""
@@ -167,7 +167,7 @@ class Foreign(Domain):
 
     def expected(self) -> str:
         """`an xarray.Dataset`."""
-        return f"{_article(self.package)} {self.package}.{self.name}"
+        return f"{article(self.package)} {self.package}.{self.name}"
 
     def accept(self, argument: str, value: Any, sizes: Sizes) -> Any:
         """The object."""

@@ -42,7 +42,7 @@ def described(value: Any) -> str:
     return f"a value of type {type(value).__name__}"
 
 
-def _article(name: str) -> str:
+def article(name: str) -> str:
     return "an" if name[0] in "AEIOaeiox" else "a"
 
 

@@ -142,7 +142,7 @@ def check_point(params: PyTree) -> PyTree:
     for leaf in leaves:
         whole = isinstance(leaf, np.ndarray | np.generic | jax.Array) and kind_of(leaf.dtype) in "ib"
         if whole or isinstance(leaf, bool | int):
-            kind = leaf.dtype if whole else type(leaf).__name__
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
             raise UsageError(f"params: got leaves of type {kind}, expected floating point arrays; write 1.0 for 1")
     params = Parameters().accept("params", params, {})
     leaves = jax.tree.leaves(params)
