@@ -1,11 +1,15 @@
 """The house's rules that a machine can check: import directions, light imports, no global configuration."""
 
 import ast
+import importlib
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
+
+import flatmin
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "flatmin"
@@ -107,6 +111,52 @@ def test_imports_run_downward(room):
     for path in rooms()[room]:
         above = imports_of(path) - ALLOWED[room] - {room} - {"__version__"}
         assert not above, f"{path.relative_to(ROOT)} imports {sorted(above)}, which {room} may not"
+
+
+def privates_of(path: pathlib.Path, room: str) -> set[str]:
+    """What a file imports of the privates of rooms other than its own (`_core` is everybody's)."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flatmin."):
+            _, home, *inside = node.module.split(".")
+            names = [*inside, *(alias.name for alias in node.names)]
+            if home not in {"_core", room} and any(name.startswith("_") for name in names):
+                found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_privates_stay_in_their_room(room):
+    for path in rooms()[room]:
+        assert not privates_of(path, room), f"{path.relative_to(ROOT)} imports {privates_of(path, room)}"
+
+
+def test_the_check_sees_privates():
+    assert privates_of(PACKAGE / "solvers" / "pursuit.py", "theory") >= {"flatmin.solvers._base"}
+
+
+PUBLIC = sorted(set(ALLOWED) - {"_core", "cli", "storage"})
+
+
+@pytest.mark.parametrize("room", PUBLIC)
+def test_rooms_show_their_names_and_no_modules(room):
+    module = getattr(flatmin, room)
+    assert dir(module) == module.__all__ == sorted(set(module.__all__))
+    shown = {name: getattr(module, name) for name in module.__all__}
+    modules = {name for name, value in shown.items() if isinstance(value, types.ModuleType)}
+    papers = {path.stem for path in (PACKAGE / "theory").glob("[a-z]*.py")}
+    assert modules == (papers if room == "theory" else set())
+
+
+def test_the_package_shows_each_name_once():
+    names = dir(flatmin)
+    assert len(names) == len(set(names))
+    assert set(PUBLIC) <= set(names)
+    assert all(hasattr(flatmin, name) for name in names)
+    code = "import flatmin; " + "; ".join(f"flatmin.{room}" for room in PUBLIC)
+    subprocess.run([sys.executable, "-c", code], check=True)
+    for room in PUBLIC:
+        assert getattr(flatmin, room) is importlib.import_module(f"flatmin.{room}")
 
 
 def test_the_check_sees_imports():

@@ -14,12 +14,18 @@ if _TYPE_CHECKING:
     from flatmin import datasets as datasets
     from flatmin import diagnosis as diagnosis
     from flatmin import dynamics as dynamics
+    from flatmin import estimators as estimators
+    from flatmin import experiments as experiments
     from flatmin import flatness as flatness
     from flatmin import interpolators as interpolators
+    from flatmin import linalg as linalg
+    from flatmin import linear_networks as linear_networks
     from flatmin import measurements as measurements
     from flatmin import parameterizations as parameterizations
     from flatmin import problems as problems
+    from flatmin import report as report
     from flatmin import solvers as solvers
+    from flatmin import studies as studies
     from flatmin import testing as testing
     from flatmin import theory as theory
     from flatmin._core import Estimate as Estimate
@@ -55,8 +61,9 @@ if _TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    *("datasets", "diagnosis", "dynamics", "flatness", "interpolators", "measurements", "parameterizations"),
-    *("problems", "solvers", "testing", "theory"),
+    *("datasets", "diagnosis", "dynamics", "estimators", "experiments", "flatness", "interpolators", "linalg"),
+    *("linear_networks", "measurements", "parameterizations", "problems", "report", "solvers", "studies", "testing"),
+    "theory",
 }
 _HOMES = {
     "_core": ("Estimate", "JobError", "Objective", "Outcome", "Solution", "UsageError"),
@@ -85,4 +92,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*(name for name in globals() if not name.startswith("_")), *_ROOMS, *_HOME_OF, "__version__"])
+    return sorted({"__version__", *_ROOMS, *_HOME_OF})

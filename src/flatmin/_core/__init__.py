@@ -40,6 +40,7 @@ from flatmin._core.errors import JobError as JobError
 from flatmin._core.errors import UsageError as UsageError
 from flatmin._core.errors import choose as choose
 from flatmin._core.errors import nearest as nearest
+from flatmin._core.exports import export as _export
 from flatmin._core.files import read_text as read_text
 from flatmin._core.files import regular_file as regular_file
 from flatmin._core.objective import AbstractObjective as AbstractObjective
@@ -50,3 +51,5 @@ from flatmin._core.outcomes import Outcome as Outcome
 from flatmin._core.results import Estimate as Estimate
 from flatmin._core.results import Result as Result
 from flatmin._core.solution import Solution as Solution
+
+_export(globals())

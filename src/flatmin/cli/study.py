@@ -59,7 +59,7 @@ def check(
     spec = _load(file)
     from flatmin._core import check_at_least
     from flatmin.cli._tables import print_lines, print_table
-    from flatmin.studies._segments import DONE, FAILED
+    from flatmin.studies import DONE, FAILED
     from flatmin.studies.opening import check_room, count_valid, find_store
     from flatmin.studies.probe import probe as time_blocks
     from flatmin.studies.store import Store
@@ -226,7 +226,7 @@ def export(
     """Write a study, finished or not, as one file."""
     store = _store(where, out)
     from flatmin.cli._tables import print_lines
-    from flatmin.studies._segments import DONE
+    from flatmin.studies import DONE
     from flatmin.studies.view import export_study
 
     content = store.read()

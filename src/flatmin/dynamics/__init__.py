@@ -2,6 +2,7 @@
 
 from flatmin._core import AbstractObjective as AbstractObjective
 from flatmin._core import Objective as Objective
+from flatmin._core.exports import export as _export
 from flatmin.dynamics._base import AbstractDynamics as AbstractDynamics
 from flatmin.dynamics._base import DynamicsState as DynamicsState
 from flatmin.dynamics._base import StepInfo as StepInfo
@@ -44,3 +45,5 @@ from flatmin.dynamics.trace_flow import TraceFlowResult as TraceFlowResult
 from flatmin.dynamics.trace_flow import trace_flow as trace_flow
 from flatmin.dynamics.train import train as train
 from flatmin.dynamics.until import Until as Until
+
+_export(globals())

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from flatmin._core import AbstractObjective
+from flatmin._core.trees import floating_type
 
 
 class DynamicsState(eqx.Module):
@@ -95,9 +96,4 @@ class AbstractDynamics(eqx.Module):
         self, key: Key[Array, ""], objective: AbstractObjective, state: DynamicsState
     ) -> tuple[DynamicsState, StepInfo]:
         """One step: `update(draw(key), ...)`."""
-        return self.update(self.draw(key, objective, float_dtype(state.params)), objective, state)
-
-
-def float_dtype(params: PyTree) -> jnp.dtype:
-    """The common type of the floating point arrays of `params`."""
-    return jnp.result_type(*jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array)))
+        return self.update(self.draw(key, objective, floating_type(state.params)), objective, state)

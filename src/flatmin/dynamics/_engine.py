@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from flatmin.dynamics._base import DynamicsState, float_dtype
+from flatmin._core.trees import floating_type
+from flatmin.dynamics._base import DynamicsState
 
 
 def _lift(fn, runs: bool):
@@ -41,7 +42,7 @@ def draw_chunk(
 
     def one(batched, params, key):
         dynamics, objective = eqx.combine(batched, shared)
-        return dynamics.draw_steps(key, first + jnp.arange(length, dtype=jnp.int32), objective, float_dtype(params))
+        return dynamics.draw_steps(key, first + jnp.arange(length, dtype=jnp.int32), objective, floating_type(params))
 
     return _lift(one, runs)(batched, params, key)
 

@@ -27,7 +27,7 @@ from flatmin._core import (
     UsageError,
     checked,
 )
-from flatmin.dynamics._base import float_dtype
+from flatmin._core.trees import floating_type
 from flatmin.dynamics._params import FOLLOWED
 from flatmin.dynamics._stationarity import Ends, ends_of
 from flatmin.dynamics.flow_result import FlowHistory, FlowResult
@@ -105,7 +105,7 @@ def _largest(trees: PyTree, dtype: Any) -> Array:
 @eqx.filter_jit
 def _begin(flow: _Flow, floats: PyTree) -> _Path:
     terms, solver, controller = flow.method()
-    dtype = float_dtype(floats)
+    dtype = floating_type(floats)
     zero = jnp.zeros((), dtype)
     order = solver.error_order(terms)
     step, controller_state = controller.init(terms, zero, zero + jnp.inf, floats, None, None, solver.func, order)
@@ -139,7 +139,7 @@ def _underflows(path: _Path) -> Array:
 def _advance(flow: _Flow, start: PyTree, path: _Path, stop: Array, tolerance: Array, max_steps: Array) -> _Path:
     """Steps until `stop`, stationarity, the last step or the smallest step size; traced bounds, one compilation."""
     terms, solver, controller = flow.method()
-    order, dtype = solver.error_order(terms), float_dtype(path.params)
+    order, dtype = solver.error_order(terms), floating_type(path.params)
     first_loss, first_sides = flow.slope(start)[0], flow.sides(start)
     first_gap = jax.tree.map(jnp.subtract, *first_sides)
     carried, static = eqx.partition(path, eqx.is_array)
@@ -261,7 +261,7 @@ def gradient_flow(
         JobError: if `throw` and the flow neither converged nor completed.
     """
     floats, rest = eqx.partition(params, eqx.is_inexact_array)
-    eps = float(jnp.finfo(float_dtype(floats)).eps)
+    eps = float(jnp.finfo(floating_type(floats)).eps)
     least = eps**0.5 if tolerance is None else tolerance
     rtol = (1e-10 if eps < 1e-10 else 1e-5) if rtol is None else rtol
     if rtol < eps:
@@ -376,4 +376,4 @@ def _distance(first: PyTree, second: PyTree) -> float:
 
 
 def _scalar(value: float, floats: PyTree) -> Array:
-    return jnp.asarray(value, float_dtype(floats))
+    return jnp.asarray(value, floating_type(floats))

@@ -22,8 +22,9 @@ from flatmin._core import (
     UsageError,
     checked,
 )
+from flatmin._core.trees import floating_type
 from flatmin._core.values import described, kind_of
-from flatmin.dynamics._base import AbstractDynamics, DynamicsState, StepInfo, float_dtype
+from flatmin.dynamics._base import AbstractDynamics, DynamicsState, StepInfo
 from flatmin.dynamics._params import strong
 from flatmin.dynamics._rule import Batches
 from flatmin.dynamics.registry import register
@@ -165,7 +166,7 @@ class OptaxRule(AbstractDynamics):
     def _ready(self, params: PyTree) -> optax.GradientTransformation:
         if isinstance(self.transformation, optax.GradientTransformation):
             return self.transformation
-        dtype = float_dtype(params)
+        dtype = floating_type(params)
         return self._made({name: v.astype(dtype) if eqx.is_array(v) else v for name, v in self.hyperparameters.items()})
 
     def _made(self, hyperparameters: dict[str, Any]) -> optax.GradientTransformation:

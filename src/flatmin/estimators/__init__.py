@@ -15,9 +15,12 @@ if tuple(int(part) for part in _sklearn.__version__.split(".")[:2]) < (1, 6):
         "pip install --upgrade 'flatmin[sklearn]'"
     )
 
+from flatmin._core.exports import export as _export
 from flatmin.estimators._results import Flatness as Flatness
 from flatmin.estimators._results import Proof as Proof
 from flatmin.estimators.completion import FlatCompletion as FlatCompletion
 from flatmin.estimators.completion import NuclearCompletion as NuclearCompletion
 from flatmin.estimators.covariance import FlatCovariance as FlatCovariance
 from flatmin.estimators.robust import FlatRobustPCA as FlatRobustPCA
+
+_export(globals())

@@ -1,5 +1,6 @@
 """How an experiment is described, run once, stored and found again."""
 
+from flatmin._core.exports import export as _export
 from flatmin.experiments.certificates import Certificate as Certificate
 from flatmin.experiments.claims import Claim as Claim
 from flatmin.experiments.claims import claims_from_json as claims_from_json
@@ -21,3 +22,5 @@ from flatmin.experiments.specs import Setting as Setting
 from flatmin.experiments.specs import run_id as run_id
 from flatmin.experiments.specs import setting as setting
 from flatmin.experiments.specs import settings_of as settings_of
+
+_export(globals())

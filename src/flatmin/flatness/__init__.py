@@ -1,5 +1,6 @@
 """Flatness of a point: traces, sharpness and spectra, exact where a closed form exists."""
 
+from flatmin._core.exports import export as _export
 from flatmin.flatness.curvature_range import CurvatureRange as CurvatureRange
 from flatmin.flatness.curvature_range import curvature_range as curvature_range
 from flatmin.flatness.curvature_range import hessian_ends as hessian_ends
@@ -29,3 +30,5 @@ from flatmin.flatness.trace import hessian_trace as hessian_trace
 from flatmin.flatness.trace import scaled_trace as scaled_trace
 from flatmin.flatness.trace_forms import block_traces as block_traces
 from flatmin.flatness.trace_forms import register_block_traces as register_block_traces
+
+_export(globals())

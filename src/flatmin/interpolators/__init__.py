@@ -1,5 +1,6 @@
 """The flattest interpolator itself: the induced regulariser, the direct solver, the flow that label noise follows."""
 
+from flatmin._core.exports import export as _export
 from flatmin.interpolators.bounds import LowerBound as LowerBound
 from flatmin.interpolators.bounds import RipEstimate as RipEstimate
 from flatmin.interpolators.bounds import lower_bound as lower_bound
@@ -12,3 +13,5 @@ from flatmin.interpolators.regulariser import induced_regulariser as induced_reg
 from flatmin.interpolators.regulariser import single_measurement_values as single_measurement_values
 from flatmin.interpolators.solution import FlattestSolution as FlattestSolution
 from flatmin.interpolators.solver import flattest as flattest
+
+_export(globals())

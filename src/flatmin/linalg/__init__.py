@@ -1,5 +1,6 @@
 """Matrix-free linear algebra: matvec in, estimate with its error out."""
 
+from flatmin._core.exports import export as _export
 from flatmin.linalg.curvature import FlatHessian as FlatHessian
 from flatmin.linalg.curvature import check_point as check_point
 from flatmin.linalg.curvature import flat_hessian as flat_hessian
@@ -17,3 +18,5 @@ from flatmin.linalg.trace import exact_trace as exact_trace
 from flatmin.linalg.trace import hutch_plus_plus as hutch_plus_plus
 from flatmin.linalg.trace import hutchinson as hutchinson
 from flatmin.linalg.trace import xtrace as xtrace
+
+_export(globals())

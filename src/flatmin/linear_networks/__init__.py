@@ -11,6 +11,7 @@ problems, and is 20 to 100 times faster on it. What makes it fast, and why it is
 Everything is compared with plain loops and autodiff in the tests.
 """
 
+from flatmin._core.exports import export as _export
 from flatmin.linear_networks.curvature import HessianEnds as HessianEnds
 from flatmin.linear_networks.curvature import hessian_ends as hessian_ends
 from flatmin.linear_networks.curvature import lanczos_ends as lanczos_ends
@@ -21,3 +22,5 @@ from flatmin.linear_networks.descent import Descent as Descent
 from flatmin.linear_networks.descent import descend as descend
 from flatmin.linear_networks.network import Network as Network
 from flatmin.linear_networks.network import Weights as Weights
+
+_export(globals())

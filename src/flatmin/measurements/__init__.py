@@ -1,5 +1,6 @@
 """Measurement operators and the questions that can be asked of them."""
 
+from flatmin._core.exports import export as _export
 from flatmin.measurements._base import AbstractMeasurements as AbstractMeasurements
 from flatmin.measurements._base import check_matrix as check_matrix
 from flatmin.measurements._base import check_weights as check_weights
@@ -46,3 +47,5 @@ from flatmin.measurements.rip import rip_exact as rip_exact
 from flatmin.measurements.rip import rip_lower_estimate as rip_lower_estimate
 from flatmin.measurements.rip import rip_profile as rip_profile
 from flatmin.measurements.selected import SelectedMeasurements as SelectedMeasurements
+
+_export(globals())

@@ -8,7 +8,6 @@ operator, `m` adjoints. The kinds register what they can do better.
 import functools
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -16,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from flatmin._core import Indices, Instance, Optional, RealArray, checked, is_traced
 from flatmin._core.domains import Sizes
+from flatmin._core.trees import floating_type
 from flatmin.measurements._base import AbstractMeasurements, outside
 from flatmin.measurements.selected import SelectedMeasurements
 
@@ -41,15 +41,9 @@ def default_dtype() -> jnp.dtype:
     return jnp.zeros(()).dtype
 
 
-def dtype_of(op: AbstractMeasurements) -> jnp.dtype:
-    """The floating type of the operator's own arrays; the default type if it has none."""
-    kinds = [leaf.dtype for leaf in jax.tree.leaves(eqx.filter(op, eqx.is_inexact_array))]
-    return jnp.result_type(*kinds) if kinds else default_dtype()
-
-
 def _accumulate(op: AbstractMeasurements, term, like: jax.Array | None) -> Array:
     """`sum_i term(A_i)` with `A_i` read one at a time through the adjoint."""
-    dtype = dtype_of(op) if like is None else like.dtype
+    dtype = floating_type(op) if like is None else like.dtype
     unit = jnp.zeros(op.num_measurements, dtype)
 
     def body(total, i):
@@ -157,7 +151,7 @@ def kernel_form(
         The (m, m) matrix. Default cost: m adjoints and m forwards.
     """
     like = S if S is not None else T
-    dtype = dtype_of(op) if like is None else like.dtype
+    dtype = floating_type(op) if like is None else like.dtype
 
     def column(unit):
         return op.forward(apply_right(apply_left(S, op.adjoint(unit)), T))
@@ -181,7 +175,7 @@ def moment_matrix(op: AbstractMeasurements) -> Float[Array, "d1d2 d1d2"]:
     def column(unit):
         return op.adjoint(op.forward(unit.reshape(op.matrix_shape))).reshape(-1)
 
-    return jax.lax.map(column, jnp.eye(size, dtype=dtype_of(op))).T
+    return jax.lax.map(column, jnp.eye(size, dtype=floating_type(op))).T
 
 
 @checked(v=RealArray("d2", finite=False))
@@ -225,7 +219,7 @@ def entry_gram(op: AbstractMeasurements) -> Float[Array, "d1 d2"]:
 @functools.singledispatch
 def materialise(op: AbstractMeasurements) -> Float[Array, "m d1 d2"]:
     """The dense tensor of all `A_i`, shape (m, d1, d2). Memory m d1 d2: for small sizes and for tests."""
-    return jax.vmap(op.adjoint)(jnp.eye(op.num_measurements, dtype=dtype_of(op)))
+    return jax.vmap(op.adjoint)(jnp.eye(op.num_measurements, dtype=floating_type(op)))
 
 
 @checked(left=RealArray("d1 k", finite=False), right=RealArray("k d2", finite=False))

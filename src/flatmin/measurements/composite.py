@@ -4,10 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from flatmin._core import Numbers, Real, UsageError, checked
+from flatmin._core.trees import floating_type
 from flatmin.measurements._base import AbstractMeasurements, check_matrix, check_weights
 from flatmin.measurements._generic import (
     col_gram,
-    dtype_of,
     entry_gram,
     forward_product,
     gram_form,
@@ -72,7 +72,7 @@ def scaled(inner: AbstractMeasurements, scale: ArrayLike) -> AbstractMeasurement
     Raises:
         UsageError: for a wrong shape, NaN or infinite scales, or weights on a kind that cannot take them.
     """
-    scale = jnp.asarray(scale, dtype_of(inner))
+    scale = jnp.asarray(scale, floating_type(inner))
     if scale.ndim == 0:
         return ScaledMeasurements(inner, scale)
     if scale.shape != (inner.num_measurements,):

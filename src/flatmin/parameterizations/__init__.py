@@ -1,5 +1,6 @@
 """Parameterizations of a matrix and how their parameters start."""
 
+from flatmin._core.exports import export as _export
 from flatmin.parameterizations._base import AbstractParameterization as AbstractParameterization
 from flatmin.parameterizations.alignment import alignment as alignment
 from flatmin.parameterizations.alignment import balance_sides as balance_sides
@@ -24,3 +25,5 @@ from flatmin.parameterizations.schemes import Orthogonal as Orthogonal
 from flatmin.parameterizations.schemes import Residual as Residual
 from flatmin.parameterizations.schemes import Small as Small
 from flatmin.parameterizations.sum import Sum as Sum
+
+_export(globals())

@@ -1,5 +1,6 @@
 """Recovery problems and their presets."""
 
+from flatmin._core.exports import export as _export
 from flatmin.problems.activated import ActivatedRegression as ActivatedRegression
 from flatmin.problems.activated import activated_regression as activated_regression
 from flatmin.problems.completion import matrix_completion as matrix_completion
@@ -16,3 +17,5 @@ from flatmin.problems.recovery import RecoveryProblem as RecoveryProblem
 from flatmin.problems.sensing import bilinear_sensing as bilinear_sensing
 from flatmin.problems.sensing import matrix_sensing as matrix_sensing
 from flatmin.problems.sparse import sparse_recovery as sparse_recovery
+
+_export(globals())

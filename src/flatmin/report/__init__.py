@@ -3,6 +3,7 @@
 Importing this room imports neither matplotlib nor plotly; drawing does.
 """
 
+from flatmin._core.exports import export as _export
 from flatmin.experiments.figure_data import figure_data as figure_data
 from flatmin.experiments.figure_data import figures_of as figures_of
 from flatmin.experiments.figure_data import from_dataset as from_dataset
@@ -22,3 +23,5 @@ from flatmin.report.plotly_renderer import to_plotly as to_plotly
 from flatmin.report.rendering import render_run as render_run
 from flatmin.report.tables import ValueTable as ValueTable
 from flatmin.report.tables import value_tables as value_tables
+
+_export(globals())

@@ -26,20 +26,6 @@ from flatmin.report.pixels import is_large, pixel_png
 from flatmin.report.plotly_renderer import panel_to_plotly
 from flatmin.report.tables import ValueTable, value_tables
 
-# what each colour of `style` becomes on a dark page
-DARK = {
-    style.INK: "#e8e8ea",
-    style.GREY: "#9a9a9e",
-    style.GRID: "#3a3d44",
-    style.MISSING: "#35506a",
-    style.MISSING_CROSS: "#a9cbe6",
-    "#0072B2": "#4aa8e8",
-    "#D55E00": "#f0803c",
-    "#009E73": "#2fc39a",
-    "#CC79A7": "#e39ac4",
-    "#E69F00": "#f0b429",
-    "#56B4E9": "#9bd4f7",
-}
 _BADGES = {"holds": ("✓", "good"), "does not hold": ("✗", "bad"), "not measured": ("–", "open")}
 
 
@@ -102,7 +88,7 @@ def render_page(run: Run, figures: Mapping[str, Figure], images: Mapping[str, by
 <footer><p>Run <code>{_text(run.experiment.name)}-{_text(run.id)}</code>, written by flatmin \
 {_text(_versions(run).get("flatmin", ""))}. Rebuild this page from its data with \
 <code>flatmin report</code> and the run's folder.</p></footer>
-{_json_script("theme", DARK)}
+{_json_script("theme", style.DARK)}
 {script}
 </body>
 </html>
@@ -371,8 +357,9 @@ def _color(light: str) -> str:
 
 
 def _dark_css() -> str:
-    rules = "".join(f"--c{light[1:].lower()}:{dark};" for light, dark in DARK.items())
-    return f"@media screen and (prefers-color-scheme: dark){{:root{{{rules}}}}}"
+    rules = "".join(f"--c{light[1:].lower()}:{dark};" for light, dark in style.DARK.items())
+    rules += f"--ink:{style.DARK[style.INK]};"
+    return f":root{{--ink:{style.INK};}}@media screen and (prefers-color-scheme: dark){{:root{{{rules}}}}}"
 
 
 def _versions(run: Run) -> dict[str, str]:

@@ -18,13 +18,21 @@ from flatmin.experiments.figures import (
 )
 from flatmin.experiments.numbers import format_number, power_of_ten
 
-# Okabe and Ito's colours without yellow (too light on white), darkest first
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK = "#1b1b1c"
-GREY = "#7f7f80"
-GRID = "#dededf"
-MISSING = "#cfe5f5"
-MISSING_CROSS = "#4c6a80"
+# Okabe and Ito's colours without yellow (too light on white), darkest first: on a light page and on a dark one
+_PALETTE = {
+    "#0072B2": "#4aa8e8",
+    "#D55E00": "#f0803c",
+    "#009E73": "#2fc39a",
+    "#CC79A7": "#e39ac4",
+    "#E69F00": "#f0b429",
+    "#56B4E9": "#9bd4f7",
+}
+# ink, grey, grid lines, missing entries and the crosses on them, likewise
+_PLAIN = {"#1b1b1c": "#e8e8ea", "#7f7f80": "#9a9a9e", "#dededf": "#3a3d44", "#cfe5f5": "#35506a", "#4c6a80": "#a9cbe6"}
+PALETTE = tuple(_PALETTE)
+INK, GREY, GRID, MISSING, MISSING_CROSS = _PLAIN
+DARK = _PLAIN | _PALETTE
+"""What each colour becomes on a dark page."""
 _MOST_CROSSES = 600
 # (matplotlib dash, plotly dash)
 _DASHES = (

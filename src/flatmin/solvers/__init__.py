@@ -1,6 +1,7 @@
 """Convex programmes over matrices that are seen through measurements, solved with a certified gap."""
 
 from flatmin._core import Certificate as Certificate
+from flatmin._core.exports import export as _export
 from flatmin.solvers._base import AbstractMethod as AbstractMethod
 from flatmin.solvers._base import AbstractProgram as AbstractProgram
 from flatmin.solvers._base import Auto as Auto
@@ -32,3 +33,5 @@ from flatmin.solvers.robust import default_penalty as default_penalty
 from flatmin.solvers.robust_pursuit import RobustPursuit as RobustPursuit
 from flatmin.solvers.symmetric import MinSymmetricNuclearNorm as MinSymmetricNuclearNorm
 from flatmin.solvers.symmetric import MinTrace as MinTrace
+
+_export(globals())

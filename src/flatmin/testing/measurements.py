@@ -10,8 +10,8 @@ from jax.typing import DTypeLike
 
 from flatmin import measurements as fm
 from flatmin._core import Key, Optional, RealArray, checked
+from flatmin._core.trees import floating_type
 from flatmin.measurements import AbstractMeasurements
-from flatmin.measurements._generic import dtype_of
 from flatmin.testing._errors import law, near
 
 PARTS = ((None, None), ("S", None), (None, "T"), ("S", "T"))
@@ -36,7 +36,7 @@ def measurement_laws(op: AbstractMeasurements, tensor: Any = None, *, key: Any, 
     Raises:
         AssertionError: naming the law.
     """
-    dtype = dtype_of(op) if dtype is None else jnp.dtype(dtype)
+    dtype = floating_type(op) if dtype is None else jnp.dtype(dtype)
     eps, m = float(jnp.finfo(dtype).eps), op.num_measurements
     indices = np.array([min(3, m - 1), 0, min(3, m - 1), min(1, m - 1)])
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))

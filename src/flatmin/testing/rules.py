@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from flatmin._core import Descended, Free, Integer, Key, checked
+from flatmin._core.trees import floating_type
 from flatmin.dynamics import AbstractDynamics, Checkpoint, Record, step_loss, train
-from flatmin.dynamics._base import float_dtype
 
 _ROUNDING = 1e3
 """Machine epsilons, relative to the largest entry, that a compiled run may be away from the same steps one by one."""
@@ -65,7 +65,7 @@ def rule_laws(rule: AbstractDynamics, objective: Any, params: PyTree, key: Any, 
 
 
 def _draws(rule: AbstractDynamics, objective: Any, params: PyTree, key: Any, steps: int) -> PyTree:
-    return rule.draw_steps(key, jnp.arange(steps, dtype=jnp.int32), objective, float_dtype(params))
+    return rule.draw_steps(key, jnp.arange(steps, dtype=jnp.int32), objective, floating_type(params))
 
 
 def _one_by_one(rule, objective, params, key, steps, whole) -> None:
@@ -103,7 +103,7 @@ def _floats(tree: PyTree) -> list[np.ndarray]:
 
 
 def _eps(params: PyTree) -> float:
-    return float(jnp.finfo(float_dtype(params)).eps)
+    return float(jnp.finfo(floating_type(params)).eps)
 
 
 def _bits(a: PyTree, b: PyTree, *, other: bool = False) -> bool:

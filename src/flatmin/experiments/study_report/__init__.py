@@ -14,7 +14,7 @@ from flatmin.experiments.runs import Run, RunContent, obtain_run
 from flatmin.experiments.specs import Experiment, RunSpec, setting
 from flatmin.experiments.study_report.comparison import comparison_figure
 from flatmin.experiments.study_report.figures import study_figures as study_figures
-from flatmin.studies._segments import DONE, FAILED
+from flatmin.studies import DONE, FAILED
 from flatmin.studies.store import Store, content_hash
 from flatmin.studies.study import Study
 from flatmin.studies.view import study_dataset
