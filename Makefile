@@ -18,7 +18,7 @@ help:            ## this list
 $(VENV)/.stamp-base: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("flatmin needs Python 3.11 or later, got " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[app]'
 	touch $@
 
 $(VENV)/.stamp-dev: pyproject.toml
@@ -41,7 +41,7 @@ test-long: $(VENV)/.stamp-dev  ## the long tests too
 .venv-lowest/.stamp: pyproject.toml scripts/lowest.py
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	$(PYTHON) scripts/lowest.py > .venv-lowest/lowest.txt
-	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/lowest.txt -e . pytest beartype
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/lowest.txt -e '.[app]' pytest beartype
 	touch $@
 
 test-lowest: .venv-lowest/.stamp  ## the core tests with the oldest supported dependencies

@@ -1,4 +1,4 @@
-"""Print pip constraints that pin every core dependency to its lower bound in pyproject.toml."""
+"""Print pip constraints that pin every dependency of the core and of `app` to its lower bound in pyproject.toml."""
 
 import pathlib
 import re
@@ -24,5 +24,5 @@ def lowest(requirement: str) -> str:
 
 
 if __name__ == "__main__":
-    project = tomllib.loads(pathlib.Path(__file__).parent.parent.joinpath("pyproject.toml").read_text())
-    print("\n".join(lowest(line) for line in project["project"]["dependencies"]))
+    project = tomllib.loads(pathlib.Path(__file__).parent.parent.joinpath("pyproject.toml").read_text())["project"]
+    print("\n".join(lowest(line) for line in project["dependencies"] + project["optional-dependencies"]["app"]))

@@ -5,11 +5,13 @@ import importlib
 import pathlib
 import subprocess
 import sys
+import tomllib
 import types
 
 import pytest
 
 import flatmin
+from flatmin._core.app import PACKAGES
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "flatmin"
@@ -181,6 +183,62 @@ def test_import_is_light():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "src")
     assert out.stdout.strip() == "[]"
+
+
+CORE_ONLY = """
+import importlib.util, sys
+from importlib.abc import MetaPathFinder
+
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in {names}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in {names} else find_spec(name, *rest)
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def without_app(code: str) -> subprocess.CompletedProcess:
+    """Run code where `pip install flatmin` brought the core only."""
+    names = {*PACKAGES, "sklearn", "distributed", "dask"}
+    command = [sys.executable, "-c", CORE_ONLY.replace("{names}", repr(names)) + code]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_core_install_is_what_the_mathematics_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert len(project["dependencies"]) <= 12
+    assert len(project["optional-dependencies"]["app"]) >= len(PACKAGES)
+    rooms = sorted(set(PUBLIC) - {"estimators", "experiments", "report", "studies"})
+    done = without_app(
+        "import jax, jax.numpy as jnp, flatmin as fm\n"
+        f"for room in {rooms}: getattr(fm, room)\n"
+        "instance = fm.problems.matrix_sensing(jax.random.key(0), (3, 3), rank=1, num_measurements=6, depth=2)\n"
+        "problem = instance.problem\n"
+        "params = problem.parameterization.init_params(jax.random.key(1), fm.parameterizations.Gaussian(0.5))\n"
+        "print(float(fm.hessian_trace(problem, params)) > 0)"
+    )
+    assert done.stdout.strip() == "True", done.stderr
+
+
+@pytest.mark.parametrize("room", ["estimators", "experiments", "report", "studies"])
+def test_a_room_says_what_is_not_installed(room):
+    done = without_app(f"import flatmin\ntry: flatmin.{room}\nexcept ImportError as error: print(error)")
+    assert "pip install" in done.stdout, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_files_and_the_command_say_what_is_not_installed():
+    done = without_app(
+        "import flatmin\ntry: flatmin.datasets.read_data('camera')\nexcept ImportError as error: print(error)"
+    )
+    assert "pip install 'flatmin[app]'" in done.stdout, done.stderr
+    done = without_app("from flatmin.cli import main\nsys.exit(main(['recover', 'camera']))")
+    assert done.returncode == 1
+    assert "pip install 'flatmin[app]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_files_stay_small():

@@ -47,7 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: list[str]) -> int:
-    from flatmin.cli._app import app
+    try:
+        from flatmin.cli._app import app
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("flatmin"):
+            raise
+        _tell(f"the command needs {error.name!r}, which is not installed; pip install 'flatmin[app]'")
+        return FAILED
 
     if given in ([], ["study"]):  # without a verb it explains itself
         given.append("--help")
@@ -96,7 +102,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return WRONG_USE, _one_line(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(error, UsageError):
         return WRONG_USE, _one_line(str(error))
-    if isinstance(error, JobError):
+    if isinstance(error, JobError) or (isinstance(error, ImportError) and "pip install" in str(error)):
         return FAILED, _one_line(str(error))
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return FAILED, "the machine has not enough memory for this problem; use fewer measurements or a smaller matrix"

@@ -117,6 +117,8 @@ def load_packaged(name: str) -> np.ndarray:
         UsageError: for an unknown name, one known only in part, or if a package is not installed.
         JobError: if the installed file is not the one known.
     """
+    import flatmin._core.app  # noqa: F401  # says what is missing
+
     entry = PACKAGED[name]
     if entry.partly:
         raise UsageError(f"name: {name} is known only in part, it has no whole matrix; use load_ratings()")

@@ -84,6 +84,8 @@ def read_data(source: str | pathlib.Path, options: ReadOptions | None = None) ->
     Raises:
         UsageError: with one sentence on what is wrong with the source or an option.
     """
+    import flatmin._core.app  # noqa: F401  # says what is missing
+
     source, options = str(source), options or ReadOptions()
     kind = kind_of(source)
     _refuse_unused(kind, options)

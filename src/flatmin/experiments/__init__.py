@@ -1,5 +1,6 @@
 """How an experiment is described, run once, stored and found again."""
 
+from flatmin._core.app import PACKAGES as _PACKAGES  # noqa: F401  # says what is missing
 from flatmin._core.exports import export as _export
 from flatmin.experiments.certificates import Certificate as Certificate
 from flatmin.experiments.claims import Claim as Claim

@@ -3,6 +3,7 @@
 Importing this room imports neither matplotlib nor plotly; drawing does.
 """
 
+from flatmin._core.app import PACKAGES as _PACKAGES  # noqa: F401  # says what is missing
 from flatmin._core.exports import export as _export
 from flatmin.experiments.figure_data import figure_data as figure_data
 from flatmin.experiments.figure_data import figures_of as figures_of

@@ -1,5 +1,6 @@
 """Studies: grids of cells, computed once, stored durably, resumed bit for bit."""
 
+from flatmin._core.app import PACKAGES as _PACKAGES  # noqa: F401  # says what is missing
 from flatmin._core.exports import export as _export
 from flatmin.studies._segments import DONE as DONE
 from flatmin.studies._segments import FAILED as FAILED
