@@ -549,3 +549,33 @@ def test_the_toy_is_stored_like_any_run(tmp_path):
     run, is_new = obtain_run(Experiment("toy", 1, "A toy"), ToySpec(), lambda _: RunContent({}), out=tmp_path)
     assert is_new
     assert run.spec == {"size": "demo", "seed": 0}
+
+
+COMMANDS = [[], ["reproduce"], ["recover"], ["explore-regulariser"], ["runs"], ["report"], ["verify-theory"], ["study"]]
+VERBS = [["study", name] for name in ("new", "check", "run", "status", "report", "export")]
+
+
+@pytest.mark.parametrize("command", COMMANDS + VERBS, ids=" ".join)
+def test_help_is_whole_and_its_examples_are_commands(command, capsys, monkeypatch):
+    import typer
+
+    from flatmin.cli._app import app
+
+    assert main([*command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "..." not in text.replace("[ARGS]...", "")
+    examples = re.findall(r"^ +(flatmin .*)$", text, flags=re.MULTILINE)
+    examples = [line for line in examples if not line.startswith("flatmin [")]
+    if command in ([], ["study"]):
+        assert not examples
+        return
+    assert "Exit codes: 0 done" in text
+    assert examples
+    assert all(line.split()[1 : len(command) + 1] == command for line in examples)
+    group = typer.main.get_command(app)
+    for line in examples:  # parsed as the shell would hand it over; nothing is run
+        parts, chosen = line.split()[1:], group
+        while hasattr(chosen, "commands"):
+            chosen, parts = chosen.commands[parts[0]], parts[1:]
+        context = chosen.make_context(line, parts, resilient_parsing=False)
+        assert not context.args

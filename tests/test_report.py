@@ -284,6 +284,54 @@ def test_ticks(value, axis, limits, text):
     assert style.tick_text(value, axis, limits) == text
 
 
+def number_of(text):
+    """What a tick's label says."""
+    plain = text.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹−", "-0123456789-"))
+    factor, _, power = plain.rpartition("×") if "×" in plain else ("1", "", plain)
+    return float(factor) * 10.0 ** int(power[2:]) if text[-1] >= "⁰" or text[-1] in "¹²³" else float(plain)
+
+
+@pytest.mark.parametrize("low", [3e-14, 0.8, 2.2, 3.0, 9.7e3])
+@pytest.mark.parametrize("ratio", [1.02, 1.25, 1.5, 3, 4, 10, 40, 1e3, 1e9, 1e25])
+def test_a_logarithmic_axis_has_two_labels_that_say_where_they_stand(low, ratio):
+    ticks = style.log_ticks(low, low * ratio)
+    assert 2 <= len(ticks) <= 9
+    assert all(low * (1 - 1e-8) <= tick <= low * ratio * (1 + 1e-8) for tick in ticks)
+    axis = Axis("y", log=True)
+    np.testing.assert_allclose(
+        [number_of(style.tick_text(tick, axis, (low, low * ratio))) for tick in ticks], ticks, rtol=5e-3
+    )
+    panel = Panel("p", Axis("x"), axis, (Series("s", np.arange(2.0), [low, low * ratio]),))
+    figure = Figure("f", "t", "c", (panel,))
+    shown = to_plotly(figure).layout.yaxis
+    (drawn,) = to_matplotlib(figure).axes
+    inside = [tick for tick in drawn.get_yticks() if drawn.get_ylim()[0] <= tick <= drawn.get_ylim()[1]]
+    np.testing.assert_allclose(inside, shown.tickvals, rtol=1e-12)
+
+
+def test_floors_and_dodges_are_drawn_and_not_stored():
+    values = np.array([1.0, 1e-30])
+    series = tuple(Series(name, [2, 3], values, kind="points") for name in ("a", "b"))
+    panel = Panel("p", Axis("x"), Axis("y", log=True, floor=1e-6), series, dodge=0.1)
+    (stored,) = from_dataset(to_dataset(Figure("f", "t", "c", (panel,)))).panels
+    np.testing.assert_array_equal(stored.series[1].y, values)
+    np.testing.assert_array_equal(stored.series[1].x, [2, 3])
+    drawn = style.drawn(stored)
+    np.testing.assert_allclose(drawn.series[0].x, [1.95, 2.95])
+    np.testing.assert_allclose(drawn.series[1].x, [2.05, 3.05])
+    np.testing.assert_allclose(drawn.series[0].y, [1.0, 1e-6])
+    trace = to_plotly(Figure("f", "t", "c", (stored,))).data[1]
+    np.testing.assert_allclose(trace.y, [1.0, 1e-6])
+    assert trace.text[1] == "x: 3<br>y: 1e-30"
+
+
+def test_no_two_curves_of_a_figure_have_one_colour():
+    series = tuple(Series(str(i), [0.0, 1.0], [0.0, i]) for i in range(40))
+    styles = style.styles_of(Figure("f", "t", "c", (Panel("p", Axis("x"), Axis("y"), series),)))
+    assert len({look.color for look in styles.values()}) == 40
+    assert {style.INK, style.GREY}.isdisjoint(look.color for look in styles.values())
+
+
 def test_grid_ticks_are_round_numbers():
     values = np.arange(50, 1001, 50)
     chosen = values[style.grid_ticks(values)]

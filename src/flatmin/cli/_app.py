@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flatmin.cli._help import verb
 from flatmin.cli._streams import say
 from flatmin.cli.explore_regulariser import explore_regulariser
 from flatmin.cli.recover import recover
@@ -21,13 +22,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(reproduce)
-app.command()(recover)
-app.command(name="explore-regulariser")(explore_regulariser)
-app.command()(runs)
-app.command()(report)
-app.command()(verify_theory)
-app.add_typer(study)
+verb(app, "flatmin reproduce gatmiry2023 --quick --strict")(reproduce)
+verb(
+    app,
+    "flatmin recover camera --missing 0.6",
+    "flatmin recover ratings.csv --centre --holdout 0.1",
+    "flatmin recover page --task robust-pca",
+)(recover)
+verb(app, "flatmin explore-regulariser --quick", name="explore-regulariser")(explore_regulariser)
+verb(app, "flatmin runs --out runs")(runs)
+verb(app, "flatmin report gatmiry2023-0123abcd")(report)
+verb(
+    app,
+    "flatmin verify-theory --quick --strict",
+    "flatmin verify-theory --instance gatmiry-theorem-1:0:17",
+    name="verify-theory",
+)(verify_theory)
+app.add_typer(study, short_help=study.info.help)
 
 
 def _show_version(wanted: bool | None) -> None:

@@ -7,6 +7,9 @@ import typer
 
 from flatmin.cli._streams import say
 
+_TASKS = "completion|sensing|covariance|robust-pca"
+_METHODS = "flat|nuclear|frobenius|label-noise"
+
 
 def recover(
     file: Annotated[
@@ -18,9 +21,10 @@ def recover(
         ),
     ],
     task: Annotated[
-        str | None, typer.Option(help="completion, sensing, covariance or robust-pca; default: as the data say.")
+        str | None,
+        typer.Option(help="What is recovered; default: as the data say.", metavar=_TASKS),
     ] = None,
-    method: Annotated[str, typer.Option(help="flat, nuclear, frobenius or label-noise.")] = "nuclear",
+    method: Annotated[str, typer.Option(help="How it is chosen.", metavar=_METHODS)] = "nuclear",
     penalty: Annotated[float | None, typer.Option(help="Weight of the norm; robust-pca: of the errors.")] = None,
     radius: Annotated[float | None, typer.Option(help="Norm of the noise; robust-pca: sum of the errors.")] = None,
     reduce: Annotated[bool, typer.Option("--reduce", help="flat: leave unseen rows and columns out.")] = False,
@@ -38,7 +42,7 @@ def recover(
     row: Annotated[str | None, typer.Option(help="Tables: column that names the row.")] = None,
     column: Annotated[str | None, typer.Option(help="Tables: column that names the column.")] = None,
     value: Annotated[str | None, typer.Option(help="Tables: column with the value.")] = None,
-    duplicates: Annotated[str, typer.Option(help="Tables: error or mean.")] = "error",
+    duplicates: Annotated[str, typer.Option(help="Tables: entries given twice.", metavar="error|mean")] = "error",
     shape: Annotated[str | None, typer.Option(help="Tables: ROWS,COLUMNS if labels are indices.")] = None,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     out: Annotated[pathlib.Path, typer.Option(help="Folder of runs.")] = pathlib.Path("runs"),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flatmin.cli._help import verb
 from flatmin.cli._streams import say
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ Where = Annotated[str, typer.Argument(help="A study's file, its folder, or its n
 Out = Annotated[pathlib.Path, typer.Option(help="Folder of studies.")]
 
 
-@study.command()
+@verb(study, "flatmin study new mine")
 def new(
     name: Annotated[
         str, typer.Argument(help="Its name: lower-case words joined by hyphens.", metavar="NAME")
@@ -48,7 +49,7 @@ def new(
     print_lines([f"Wrote {path}. Change it, then: flatmin study check {path}"])
 
 
-@study.command()
+@verb(study, "flatmin study check mine.toml")
 def check(
     file: File,
     out: Out = _OUT,
@@ -108,7 +109,7 @@ def check(
         print_lines(f"Will fail: {reason}" for reason in found.failures)
 
 
-@study.command()
+@verb(study, "flatmin study run mine.toml --workers 2")
 def run(
     file: File,
     out: Out = _OUT,
@@ -176,7 +177,7 @@ def run(
         raise typer.Exit(1)
 
 
-@study.command()
+@verb(study, "flatmin study status mine.toml")
 def status(where: Where, out: Out = _OUT) -> None:
     """How far a study is, what failed and why, and who is computing."""
     store = _store(where, out)
@@ -197,7 +198,7 @@ def status(where: Where, out: Out = _OUT) -> None:
         print_table(("cells", "why they failed"), [(f"{n:,}", reason) for reason, n in found.reasons])
 
 
-@study.command()
+@verb(study, "flatmin study report mine.toml")
 def report(
     where: Where,
     out: Out = _OUT,
@@ -217,7 +218,7 @@ def report(
     print_lines([f"{run.spec['done']:,} of {run.spec['cells']:,} cells.", f"Report: {run.path / 'report.html'}"])
 
 
-@study.command()
+@verb(study, "flatmin study export mine.toml --to cells.csv")
 def export(
     where: Where,
     to: Annotated[pathlib.Path, typer.Option(help="A .nc, .csv or .parquet file.")],

@@ -25,12 +25,14 @@ class RunContent:
         claims: the decided claims.
         certificates: certificates of the convex solves.
         files: further results by file name, such as `matrix.npy`, stored beside `spec.json` as they are.
+        answer: what came out, in a sentence or two; it stands first on the page.
     """
 
     datasets: Mapping[str, Any]
     claims: tuple[Claim, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    answer: str = ""
 
 
 def check_content(content: Any) -> None:

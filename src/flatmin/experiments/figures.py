@@ -25,7 +25,7 @@ GRID = RealArray("_rows _columns", finite=False, host=True, kept=True)
 """What is drawn: NaN was not measured, integers stay integers."""
 
 
-@checked_anywhere(limits=LIMITS)
+@checked_anywhere(limits=LIMITS, floor=Optional(Real()))
 @dataclasses.dataclass(frozen=True)
 class Axis:
     """An axis: `label (unit)`, linear or logarithmic.
@@ -35,12 +35,14 @@ class Axis:
         unit: its unit; empty for pure numbers.
         log: logarithmic scale; values <= 0 are not drawn.
         limits: both ends, or None to fit the data.
+        floor: values below it are drawn there (such as zeros on a logarithmic scale); None to draw all where they are.
     """
 
     label: str
     unit: str = ""
     log: bool = False
     limits: tuple[float, float] | None = None
+    floor: float | None = None
 
     @property
     def text(self) -> str:
@@ -104,7 +106,7 @@ class ReferenceLine:
     axis: Literal["x", "y"] = "y"
 
 
-@checked_anywhere()
+@checked_anywhere(dodge=Real())
 @dataclasses.dataclass(frozen=True)
 class Panel:
     """Curves over one pair of axes.
@@ -115,6 +117,7 @@ class Panel:
         y: the vertical axis.
         series: what is drawn.
         lines: reference lines.
+        dodge: so far are neighbouring sets of points drawn apart, in units of x; the data stay where they are.
     """
 
     title: str
@@ -122,13 +125,15 @@ class Panel:
     y: Axis
     series: tuple[Series, ...]
     lines: tuple[ReferenceLine, ...] = ()
+    dodge: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a panel in which nothing could be seen."""
         for axis, name in ((self.x, "x"), (self.y, "y")):
             for series in self.series if axis.log else ():
                 values = np.asarray(getattr(series, name), dtype=float)
-                if np.isfinite(values).any() and not (values > 0).any():
+                floored = axis.floor is not None and axis.floor > 0
+                if np.isfinite(values).any() and not floored and not (values > 0).any():
                     raise UsageError(
                         f"series {series.label!r}: no {name} is positive, but the axis {axis.label!r} "
                         f"of panel {self.title!r} is logarithmic; use log=False"

@@ -71,6 +71,7 @@ class Run:
         claims: its claims.
         certificates: its certificates.
         files: names of the files that hold its results; None if an earlier version wrote it.
+        answer: what came out, in a sentence or two; empty where the claims say it.
     """
 
     path: pathlib.Path
@@ -82,6 +83,7 @@ class Run:
     claims: tuple[Claim, ...]
     certificates: tuple[Certificate, ...]
     files: tuple[str, ...] | None = None
+    answer: str = ""
 
     @property
     def data_names(self) -> tuple[str, ...]:
@@ -315,6 +317,7 @@ def _is_derived(name: str) -> bool:
 
 def _write_content(folder: pathlib.Path, description: dict[str, Any], content: RunContent) -> None:
     claims = {
+        "answer": content.answer,
         "claims": json.loads(claims_to_json(content.claims)),
         "certificates": [json.loads(c.model_dump_json()) for c in content.certificates],
     }
@@ -347,6 +350,7 @@ def _read(folder: pathlib.Path) -> Run:
             claims=claims_from_json(json.dumps(results["claims"])),
             certificates=tuple(Certificate.model_validate_json(json.dumps(c)) for c in results["certificates"]),
             files=tuple(plain["files"]) if plain["format"] > 1 else None,
+            answer=_of_type("answer", results.get("answer", ""), str),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
         raise JobError(

@@ -177,14 +177,14 @@ def _draw_panel(ax: "Axes", panel: Panel, styles: dict[str, style.Style]) -> Non
     for name in ("x", "y"):
         _set_axis(ax, panel, name)
     ax.grid(visible=True, which="major")
-    for series in panel.series:
+    for series in style.drawn(panel).series:
         _draw_series(ax, series, styles[series.label], floor if panel.y.log else None)
     for line in panel.lines:
         _draw_reference(ax, line, styles[line.label])
 
 
 def _set_axis(ax: "Axes", panel: Panel, name: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     axis = getattr(panel, name)
     low, high = style.axis_range(panel, name)
@@ -193,8 +193,7 @@ def _set_axis(ax: "Axes", panel: Panel, name: Any) -> None:
     if axis.log:
         getattr(ax, f"set_{name}scale")("log")
         decades = np.log10(high / low)
-        narrow = style.labels_between_decades(low, high)
-        drawn.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if narrow else (1,), numticks=6))
+        drawn.set_major_locator(FixedLocator(style.log_ticks(low, high)))
         drawn.set_minor_locator(LogLocator(base=10, subs=tuple(range(2, 10)) if decades < 7 else (1,), numticks=60))
         drawn.set_minor_formatter(NullFormatter())
     else:
@@ -250,7 +249,7 @@ def _draw_reference(ax: "Axes", line: ReferenceLine, look: style.Style) -> None:
 def _draw_heatmap(ax: "Axes", panel: HeatmapPanel, styles: dict[str, style.Style]) -> None:
     from matplotlib import patheffects
     from matplotlib.colors import LogNorm, Normalize
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter
 
     low, high = style.color_range(panel)
     norm = (LogNorm if panel.color.log else Normalize)(low, high)
@@ -273,6 +272,8 @@ def _draw_heatmap(ax: "Axes", panel: HeatmapPanel, styles: dict[str, style.Style
     ax.spines[:].set_visible(True)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.02, aspect=18)
     bar.set_label(panel.color.text)
+    if panel.color.log:
+        bar.ax.yaxis.set_major_locator(FixedLocator(style.log_ticks(low, high)))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: style.tick_text(v, panel.color, (low, high))))
     bar.outline.set_linewidth(0.6)
 

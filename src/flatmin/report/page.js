@@ -20,6 +20,36 @@
     return JSON.parse(text);
   };
 
+  // as `log_ticks` and `tick_text` of report/style.py
+  const logLabels = (a, b) => {
+    const [low, high] = a < b ? [a, b] : [b, a];
+    const first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high));
+    const marks = (digits, stride = 1) => {
+      const values = [];
+      for (let p = Math.ceil(first / stride) * stride; p <= last; p += stride) {
+        for (const d of digits) values.push(Number(`${d}e${p}`));
+      }
+      return values.filter((v) => v >= low && v <= high);
+    };
+    const choices = [marks([1, 2, 3, 4, 5, 6, 7, 8, 9]), marks([1, 2, 5])];
+    for (let stride = 1; stride <= last - first; stride += 1) choices.push(marks([1], stride));
+    let chosen = choices.find((values) => values.length >= 2 && values.length <= 6);
+    if (!chosen) {
+      const power = 10 ** Math.floor(Math.log10((high - low) / 3));
+      const step = Math.max(...[1, 2, 5].map((d) => d * power).filter((s) => s <= (high - low) / 2));
+      chosen = [];
+      for (let i = Math.ceil(low / step); i <= Math.floor(high / step); i += 1) chosen.push(Number((i * step).toPrecision(12)));
+    }
+    const raised = (p) => `10${String(p).replace("-", "⁻").replace(/[0-9]/g, (d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d])}`;
+    const text = (v) => {
+      if (low >= 9e-4 && high < 2e4) return String(Number(v.toPrecision(6)));
+      const power = Math.floor(Math.log10(v) + 1e-9);
+      const factor = Number((v / 10 ** power).toPrecision(3));
+      return factor === 1 ? raised(power) : `${factor}×${raised(power)}`;
+    };
+    return [chosen, chosen.map(text)];
+  };
+
   const hidden = (figure) =>
     new Set([...figure.querySelectorAll('button[aria-pressed="false"]')].map((b) => b.dataset.label));
 
@@ -40,10 +70,17 @@
   const plots = [...document.querySelectorAll(".plot")];
   plots.forEach((div) => {
     draw(div);
-    // the ticks of a log axis are set for the whole range; a reader who zooms in needs finer ones
+    // the labels of a log axis are set for the whole range; a reader who zooms in needs finer ones
     div.on("plotly_relayout", (change) => {
-      const zoomed = ["xaxis", "yaxis"].filter((a) => `${a}.range[0]` in change && div.layout[a].dtick !== null);
-      if (zoomed.length) Plotly.relayout(div, Object.fromEntries(zoomed.map((a) => [`${a}.dtick`, null])));
+      const first = load(div).layout;
+      const ticks = {};
+      for (const a of ["xaxis", "yaxis"].filter((name) => first[name] && first[name].type === "log")) {
+        let labels = null;
+        if (`${a}.range[0]` in change) labels = logLabels(10 ** change[`${a}.range[0]`], 10 ** change[`${a}.range[1]`]);
+        else if (change[`${a}.autorange`]) labels = [first[a].tickvals, first[a].ticktext];
+        if (labels) [ticks[`${a}.tickvals`], ticks[`${a}.ticktext`]] = labels;
+      }
+      if (Object.keys(ticks).length) Plotly.relayout(div, ticks);
     });
   });
   dark.addEventListener("change", () => plots.forEach(draw));

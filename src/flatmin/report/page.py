@@ -47,12 +47,13 @@ def render_page(run: Run, figures: Mapping[str, Figure], images: Mapping[str, by
     if missing := [figure.key for figure in figures.values() if figure.key not in images]:
         raise UsageError(f"images: got none for the figure {missing[0]!r}, expected a PNG for each figure by its key")
     sections = {
-        "claims": ("Claims", _claims(run.claims)),
-        "settings": ("What was run", _settings(run.settings)),
+        "answer": ("What came out", _answer(run)),
         "figures": (
             "Figures",
             "".join(_figure(i, n, f, images) for i, (n, f) in enumerate(figures.items(), 1)),
         ),
+        "claims": ("Claims", _claims(run.claims)),
+        "settings": ("What was run", _settings(run.settings)),
         "certificates": ("Certificates", _certificates(run.certificates)),
         "environment": ("Environment", _environment(run)),
         "citation": ("Citation", _citation(run)),
@@ -121,12 +122,32 @@ def _summary(run: Run) -> str:
     return text
 
 
+def _answer(run: Run) -> str:
+    """The answer in words, what failed, and the files that hold it."""
+    text = f'<p class="answer">{_text(run.answer)}</p>' if run.answer else ""
+    failed = tuple(c for c in run.claims if c.verdict != "holds")
+    if run.claims:
+        verdicts = [c.verdict for c in run.claims]
+        counts = [f"{verdicts.count('holds')} of {len(verdicts)} claims hold"]
+        counts += [f"{n} {word}" for word, n in ((v, verdicts.count(v)) for v in list(_BADGES)[1:]) if n]
+        text += f'<p><a href="#claims">{"; ".join(counts)}</a>.</p>'
+        text += _claims_table("Claims that do not hold", failed) if failed else ""
+    results = [name for name in run.files or () if not name.startswith("data/")]
+    links = " ".join(f'<a href="{_text(name)}">{_text(name)}</a>' for name in results)
+    return text + (f'<p class="files"><span>Results:</span> {links}</p>' if links else "")
+
+
 def _claims(claims: tuple[Claim, ...]) -> str:
     if not claims:
         return ""
-    verdicts = [c.verdict for c in claims]
-    counts = [f"{verdicts.count('holds')} of {len(claims)} claims hold"]
-    counts += [f"{n} {word}" for word, n in ((v, verdicts.count(v)) for v in list(_BADGES)[1:]) if n]
+    note = (
+        "A claim is judged by its worst measured value. The margin is the distance to its bound, in "
+        "the units of the measurement; it is negative where the claim does not hold."
+    )
+    return f"{_claims_table('Claims', claims)}<p class='note'>{note}</p>"
+
+
+def _claims_table(title: str, claims: tuple[Claim, ...]) -> str:
     rows = []
     for claim in claims:
         sub = "; ".join(_text(t) for t in (claim.source, claim.note) if t)
@@ -139,12 +160,8 @@ def _claims(claims: tuple[Claim, ...]) -> str:
             *map(_text, (claim.predicted, claim.measured_text, margin)),
         )
         rows.append(cells)
-    note = (
-        "A claim is judged by its worst measured value. The margin is the distance to its bound, in "
-        "the units of the measurement; it is negative where the claim does not hold."
-    )
     header = ("Verdict", "Claim", "Predicted", "Measured [interval]", "Margin")
-    return f"<p>{'; '.join(counts)}.</p>{_table('Claims', header, rows, stack=True)}<p class='note'>{note}</p>"
+    return _table(title, header, rows, stack=True)
 
 
 def _badge(verdict: str) -> str:
@@ -156,21 +173,15 @@ def _settings(settings: tuple[Setting, ...]) -> str:
     if not settings:
         return ""
     rows = []
+    ours = sum(s.origin == "ours" for s in settings)
     for s in settings:
         origin = f'<span class="origin {_text(s.origin)}">{"the paper’s" if s.origin == "paper" else "ours"}</span>'
         value = format_number(s.value, 8) if isinstance(s.value, float) else json.dumps(s.value, ensure_ascii=False)
-        rows.append(
-            (
-                f"<code>{_text(s.name)}</code>",
-                _text(value.strip('"')),
-                origin,
-                _text(s.description),
-            )
-        )
-    ours = sum(s.origin == "ours" for s in settings)
+        rows.append((f"<code>{_text(s.name)}</code>", _text(value.strip('"')), origin, _text(s.description)))
+    if ours == len(settings):  # no paper is reproduced: whose they are is no question
+        rows = [(name, value, meaning) for name, value, _, meaning in rows]
+        return _table("Settings", ("Setting", "Value", "Meaning"), rows, stack=True)
     text = f"<p>{len(settings) - ours} of {len(settings)} settings are the paper’s; {ours} are ours.</p>"
-    if ours == len(settings):  # no paper is reproduced
-        text = ""
     return f"{text}{_table('Settings', ('Setting', 'Value', 'Origin', 'Meaning'), rows, stack=True)}"
 
 
@@ -315,7 +326,8 @@ def _citation(run: Run) -> str:
     title = "flatmin: flat minima of factorised models"
     own = f"@software{{flatmin,\n  title   = {{{title}}},\n  version = {{{version}}}\n}}"
     entries = "\n\n".join(t for t in (run.experiment.bibtex.strip(), own) if t)
-    lead = "<p>Cite the paper whose experiment this is, and the software.</p>"
+    paper = any(setting.origin == "paper" for setting in run.settings)
+    lead = f"<p>Cite {'the paper whose experiment this is, and ' if paper else ''}the software.</p>"
     return f'{lead}<pre tabindex="0">{_text(entries)}</pre>'
 
 

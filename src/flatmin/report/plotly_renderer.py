@@ -125,7 +125,8 @@ def panel_parts(
     """
     if isinstance(panel, Panel):
         ranges = {"x": style.axis_range(panel, "x"), "y": style.axis_range(panel, "y")}
-        traces = [t for s in panel.series for t in _series_traces(s, styles[s.label], panel, ranges["y"][0])]
+        pairs = zip(panel.series, style.drawn(panel).series, strict=True)
+        traces = [t for s, seen in pairs for t in _series_traces(s, seen, styles[s.label], panel, ranges["y"][0])]
         traces += [_reference_trace(line, styles[line.label], ranges) for line in panel.lines]
         return traces, _axis(panel.x, ranges["x"]), _axis(panel.y, ranges["y"])
     if isinstance(panel, HeatmapPanel):
@@ -180,10 +181,8 @@ def _axis(axis: Axis, limits: tuple[float, float]) -> dict[str, Any]:
         "nticks": 6,
     }
     if axis.log:
-        decades = np.log10(high / low)
-        narrow = style.labels_between_decades(*limits)
-        look["dtick"] = "D2" if narrow else float(np.ceil(decades / 6))
-        look["tickfont"] = {"size": 12 if narrow else 10}  # plotly enlarges powers of ten by a quarter
+        chosen = style.log_ticks(low, high)
+        look |= {"tickvals": chosen, "ticktext": [style.tick_text(value, axis, limits) for value in chosen]}
         look["minor"] = {"ticks": "outside", "ticklen": 2, "dtick": "D1", "tickcolor": style.GREY}
     elif max(abs(low), abs(high)) >= 1e4:
         look["tickformat"] = "~s"
@@ -210,7 +209,10 @@ def _grid_axis(axis: Axis, values: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _series_traces(series: Series, look: style.Style, panel: Panel, floor: float) -> list[dict[str, Any]]:
+def _series_traces(
+    given: Series, series: Series, look: style.Style, panel: Panel, floor: float
+) -> list[dict[str, Any]]:
+    """The traces of a series as it is drawn; what a reader points at shows the data as they were given."""
     label = html.escape(series.label, quote=False)
     x, y = (np.asarray(v, dtype=float) for v in (series.x, series.y))
     shared = {
@@ -220,8 +222,13 @@ def _series_traces(series: Series, look: style.Style, panel: Panel, floor: float
         "legendgroup": series.label,
         "in_legend": True,
     }
-    hover = f"{label}<br>{html.escape(panel.x.text)}: %{{x:.6~g}}<br>{html.escape(panel.y.text)}: %{{y:.4~g}}"
     main: dict[str, Any] = {**shared, "x": x, "y": y, "mode": "lines"}
+    names = (html.escape(panel.x.text), html.escape(panel.y.text))
+    hover = f"{label}<br>{names[0]}: %{{x:.6~g}}<br>{names[1]}: %{{y:.4~g}}"
+    if given is not series:
+        there = zip(np.asarray(given.x, dtype=float), np.asarray(given.y, dtype=float), strict=True)
+        main["text"] = [f"{names[0]}: {u:.6g}<br>{names[1]}: {v:.4g}" for u, v in there]
+        hover = f"{label}<br>%{{text}}"
     traces = [main]
     if series.low is not None and series.high is not None:
         low, high = (np.asarray(v, dtype=float) for v in (series.low, series.high))
@@ -355,10 +362,10 @@ def _grid_traces(
             main["z"] = np.log10(np.where(values > 0, values, np.nan))
             main |= {"zmin": np.log10(low), "zmax": np.log10(high), "text": values}
             main["hovertemplate"] = f"{place}<br>{color_name}: %{{text:.4~g}}<extra></extra>"
-            powers = range(int(np.ceil(np.log10(low))), int(np.floor(np.log10(high))) + 1)
+            chosen = style.log_ticks(low, high)
             main["colorbar"] |= {
-                "tickvals": list(powers),
-                "ticktext": [style.tick_text(10.0**p, panel.color, (low, high)) for p in powers],
+                "tickvals": [float(np.log10(value)) for value in chosen],
+                "ticktext": [style.tick_text(value, panel.color, (low, high)) for value in chosen],
             }
     missing = np.isnan(values)
     if not missing.any():

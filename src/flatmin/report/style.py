@@ -1,8 +1,9 @@
 """What figures look like, decided once for both renderers: colours, lines, markers, ranges, ticks."""
 
+import colorsys
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,13 +28,17 @@ _PALETTE = {
     "#E69F00": "#f0b429",
     "#56B4E9": "#9bd4f7",
 }
+# for the seventh curve and on: purple, brown, olive, crimson
+_FURTHER = {"#5B3A8C": "#b39ae6", "#7A4419": "#c99a6b", "#6B7A00": "#b9c94a", "#A50F35": "#f27a96"}
 # ink, grey, grid lines, missing entries and the crosses on them, likewise
 _PLAIN = {"#1b1b1c": "#e8e8ea", "#7f7f80": "#9a9a9e", "#dededf": "#3a3d44", "#cfe5f5": "#35506a", "#4c6a80": "#a9cbe6"}
 PALETTE = tuple(_PALETTE)
+"""Colours that are told apart by colour-blind readers too; `data_color` gives further ones."""
 INK, GREY, GRID, MISSING, MISSING_CROSS = _PLAIN
-DARK = _PLAIN | _PALETTE
+DARK = _PLAIN | _PALETTE | _FURTHER
 """What each colour becomes on a dark page."""
 _MOST_CROSSES = 600
+_GOLDEN = (5**0.5 - 1) / 2
 # (matplotlib dash, plotly dash)
 _DASHES = (
     ("-", "solid"),
@@ -96,6 +101,51 @@ class LegendEntry:
     interval: bool
 
 
+def data_color(index: int) -> str:
+    """The colour of a figure's curve by its number: no two are equal.
+
+    Args:
+        index: the number, from 0.
+
+    Returns:
+        `#rrggbb`: first the palette, then four further ones, then hues a golden angle apart at one lightness.
+    """
+    chosen = (*_PALETTE, *_FURTHER)
+    if index < len(chosen):
+        return chosen[index]
+    parts = colorsys.hls_to_rgb((index - len(chosen)) * _GOLDEN % 1, 0.42, 0.55)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in parts)
+
+
+def drawn(panel: Panel) -> Panel:
+    """A panel as it is drawn: values below the floor of their axis at the floor, sets of points apart.
+
+    Args:
+        panel: the panel with its data.
+
+    Returns:
+        The panel with what is drawn in place of the data; the same one where nothing moves.
+    """
+    if not panel.dodge and panel.x.floor is None and panel.y.floor is None:
+        return panel
+    labels = list(dict.fromkeys(s.label for s in panel.series if s.kind == "points"))
+
+    def moved(series: Series) -> Series:
+        x = np.asarray(series.x, dtype=float)
+        if series.kind == "points":
+            x = x + panel.dodge * (labels.index(series.label) - (len(labels) - 1) / 2)
+        ends = {
+            e: v if v is None else _raised(v, panel.y.floor) for e, v in (("low", series.low), ("high", series.high))
+        }
+        return dataclasses.replace(series, x=_raised(x, panel.x.floor), y=_raised(series.y, panel.y.floor), **ends)
+
+    return dataclasses.replace(panel, series=tuple(map(moved, panel.series)))
+
+
+def _raised(values: Any, floor: float | None) -> np.ndarray:
+    return np.asarray(values) if floor is None else np.maximum(np.asarray(values, dtype=float), floor)
+
+
 def styles_of(figure: Figure) -> dict[str, Style]:
     """One style a label, the same in every panel.
 
@@ -117,7 +167,7 @@ def styles_of(figure: Figure) -> dict[str, Style]:
         else:
             dash, css_dash = _DASHES[(count + count // len(PALETTE)) % len(_DASHES)]
             marker, symbol = _MARKERS[(count + count // len(PALETTE)) % len(_MARKERS)]
-            styles[series.label] = Style(PALETTE[count % len(PALETTE)], dash, css_dash, marker, symbol)
+            styles[series.label] = Style(data_color(count), dash, css_dash, marker, symbol)
             count += 1
     references = 0
     for line in _lines_of(figure):
@@ -160,6 +210,7 @@ def axis_range(panel: Panel, name: Literal["x", "y"]) -> tuple[float, float]:
     axis: Axis = getattr(panel, name)
     if axis.limits is not None:
         return axis.limits
+    panel = drawn(panel)
     arrays = [np.asarray(getattr(s, name), dtype=float) for s in panel.series]
     if name == "y":
         arrays += [np.asarray(v, dtype=float) for s in panel.series for v in (s.low, s.high) if v is not None]
@@ -177,18 +228,39 @@ def axis_range(panel: Panel, name: Literal["x", "y"]) -> tuple[float, float]:
     return back(low - air), back(high + air)
 
 
-def labels_between_decades(low: float, high: float) -> bool:
-    """Whether a log axis needs labels at 2 and 5 too: when it shows fewer than two powers of ten, or little more.
+def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Where a logarithmic axis has labels: at least two, so that a reader can tell the scale.
 
     Args:
         low: lower end, positive.
-        high: upper end.
+        high: upper end, larger.
+        most: the largest number of labels on an axis of more than a decade.
 
     Returns:
-        True for a short axis.
+        The finest of: all digits, 1-2-5, powers of ten, every so many-th power, with at most `most`; on an axis without
+        two of them, evenly spaced round numbers.
     """
-    powers = math.floor(math.log10(high)) - math.ceil(math.log10(low)) + 1
-    return powers < 2 or high / low < 10**1.5
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    slack = 1 + 1e-9
+
+    def marks(digits: tuple[int, ...], stride: int = 1) -> list[float]:
+        start = first if stride == 1 else -(-first // stride) * stride
+        values = [float(f"{digit}e{power}") for power in range(start, last + 1, stride) for digit in digits]
+        return [value for value in values if low / slack <= value <= high * slack]
+
+    choices = [
+        marks(tuple(range(1, 10))),
+        marks((1, 2, 5)),
+        *(marks((1,), stride) for stride in range(1, last - first + 1)),
+    ]
+    for chosen in choices:
+        if 2 <= len(chosen) <= most:
+            return chosen
+    power = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = max(size * power for size in (1, 2, 5) if size * power <= (high - low) / 2)
+    return [
+        float(f"{step * i:.12g}") for i in range(math.ceil(low / step / slack), math.floor(high / step * slack) + 1)
+    ]
 
 
 def color_range(panel: HeatmapPanel | ImagePanel) -> tuple[float, float]:

@@ -79,7 +79,7 @@ def _bounds(tables: Mapping[str, xr.Dataset]) -> Figure | None:
             inside = table.applies.values & (table.predicted.values > 0) & (table.measured.values > 0)
             share, ratio = _quantiles((table.measured.values / np.where(inside, table.predicted.values, 1))[inside])
             if ratio.size:
-                series.append(Series(name, share, np.clip(ratio, *limits)))
+                series.append(Series(name, share, ratio))
         if series:
             y = Axis("measured / predicted", log=True, limits=limits)
             panels.append(Panel(title, Axis("share of instances"), y, tuple(series), (ReferenceLine("equality", 1.0),)))
@@ -103,7 +103,7 @@ def _equalities(tables: Mapping[str, xr.Dataset]) -> Figure | None:
             continue
         size = np.maximum(np.abs(table.predicted.values), np.finfo(float).tiny)
         error = np.abs(table.measured.values - table.predicted.values) / size
-        share, values = _quantiles(np.maximum(error, EPS / 10))
+        share, values = _quantiles(error)
         series.append(Series(key, share, values))
     if not series:
         return None
@@ -112,7 +112,7 @@ def _equalities(tables: Mapping[str, xr.Dataset]) -> Figure | None:
         Panel(
             title,
             Axis("share of instances"),
-            Axis("relative error", log=True),
+            Axis("relative error", log=True, floor=EPS / 10),
             tuple(part),
             (ReferenceLine("unit roundoff × 2", EPS),),
         )
@@ -166,7 +166,7 @@ def _random(tables: Mapping[str, xr.Dataset]) -> Figure | None:
         numbers = [i for i in np.unique(table.family.values) if families[int(i)].settings["depth"] == 2]
         n = np.array([families[int(i)].settings["n"] for i in numbers], float)
         parts = [table.isel(instance=table.family.values == i) for i in numbers]
-        error = [np.maximum(p.extra_error.values[np.isfinite(p.extra_error.values)], 1e-12) for p in parts]
+        error = [p.extra_error.values[np.isfinite(p.extra_error.values)] for p in parts]
         middle = np.array([np.median(e) for e in error])
         low, high = (np.array([np.quantile(e, q) for e in error]) for q in (0.1, 0.9))
         bound = np.array([p.extra_bound.values.mean() for p in parts])
@@ -174,7 +174,7 @@ def _random(tables: Mapping[str, xr.Dataset]) -> Figure | None:
             Series("flattest interpolator, depth 2", n, middle, low=low, high=high),
             Series("(d₀ + d_L)/n ‖M*‖∗² log³ n", n, bound, role="theory"),
         )
-        x, y = Axis("number of measurements n"), Axis("population loss ‖M − M*‖²_F", log=True)
+        x, y = Axis("number of measurements n"), Axis("population loss ‖M − M*‖²_F", log=True, floor=1e-12)
         panels.append(Panel("Theorem 3", x, y, series))
     table = tables.get("gatmiry-theorem-4")
     if table is not None:

@@ -1,5 +1,6 @@
 """Recovery of a matrix from a user's measurements: the matrix, a proof, its errors, rank and flatness."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,9 @@ from flatmin.flatness import hessian_trace
 from flatmin.measurements import EntryMeasurements
 from flatmin.parameterizations import deep_matrix
 from flatmin.problems import RecoveryProblem
+
+_FLAT = 1.001
+"""A trace of the Hessian below so many times the smallest is called the smallest."""
 
 TRAINED_RANK = 1e-2
 """Singular values below this fraction of the largest do not count towards the rank of a trained matrix."""
@@ -89,6 +93,7 @@ def recover(spec: Recovery, prepared: Prepared, context: Context) -> RunContent:
             figures(prepared, matrix, rank_tolerance, trained, spec.method, _errors_found(spec, prepared, matrix))
         ),
         claims=tuple(_claims(spec, result)),
+        answer=_answer(spec, result),
         certificates=certificates,
         files=output_files(
             prepared.data, matrix + prepared.offset, result, errors=_errors_found(spec, prepared, matrix)
@@ -193,18 +198,30 @@ def _claims(spec: Recovery, result: dict[str, Any]) -> list[Claim]:
                     note=f"relative error {format_number(error['relative'])} over {error['count']:,}",
                 )
             )
-    ratio = result["flatness"]["ratio"]
-    claims.append(
-        Claim.at_least(
-            1 - 1e-9,
-            name="flatness",
-            statement="The trace of the Hessian at the balanced factors is at least the smallest over all factors.",
-            source="Gatmiry et al. 2023, Theorem 5",
-            predicted=f"tr H ≥ 4 ‖D_out^½ X D_in^½‖∗ = {format_number(result['flatness']['predicted_minimum'])}",
-            measured=ratio,
-            note=f"measured is the ratio; rank {result['rank']} (singular values above "
-            f"{format_number(result['rank_tolerance'])}), nuclear norm {format_number(result['nuclear_norm'])}, tr H "
-            f"{format_number(result['flatness']['trace'])}, sharpness {format_number(result['flatness']['sharpness'])}",
-        )
-    )
     return claims
+
+
+def _answer(spec: Recovery, result: dict[str, Any]) -> str:
+    """Rank, proof, errors and flatness in words: a diagnosis, not a verdict."""
+    d1, d2 = result["shape"]
+    parts = [f"The recovered {d1} × {d2} matrix has rank {result['rank']}."]
+    certificate = result["certificate"]
+    if certificate and result["success"]:
+        gap = format_number(certificate["gap"], 2)
+        parts.append(f"No matrix that fits has a norm that is smaller by more than {gap} of it: this is proven.")
+    elif certificate:
+        parts.append(f"Its norm is within {format_number(certificate['gap'], 2)} of the smallest; asked for was less.")
+    for part, what in (("held_out", "the targets held back"), ("unseen", "the entries not shown")):
+        if part in result["errors"]:
+            error = result["errors"][part]
+            parts.append(
+                f"It predicts {what} with a root mean square error of {format_number(error['rmse'], 3)}; their mean "
+                f"alone has {format_number(error['baseline_rmse'], 3)}."
+            )
+    ratio = result["flatness"]["ratio"]
+    if math.isfinite(ratio):
+        flat = ratio < _FLAT
+        times = "the smallest" if flat else f"{format_number(ratio, 3)} times the smallest"
+        more = "" if flat or spec.method == "flat" else "; --method flat looks for the flattest matrix that fits"
+        parts.append(f"Two balanced factors of it have {times} trace of the Hessian over all its factors{more}.")
+    return " ".join(parts)

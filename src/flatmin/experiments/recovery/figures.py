@@ -145,13 +145,13 @@ def _singular_values(prepared: Prepared, matrix: np.ndarray, rank_tolerance: flo
     positive = any(np.any(np.asarray(s.y) > 0) for s in series)
     top = max(float(np.max(np.asarray(s.y))) for s in series)
     low = max(min(rank_tolerance, top) * 1e-2, top * TINY) if positive else 0.0
-    series = [_clipped(s, low) for s in series] if positive else series
+    size = Axis("singular value", log=positive, floor=low if positive else None)
     return Figure(
         key="singular-values",
         title="Singular values",
         caption="Singular values above the tolerance make the rank; those below are not known to differ from zero"
         + (" and are drawn at the lower edge where they are smaller still." if positive else "."),
-        panels=(Panel("Singular values", Axis("index"), Axis("singular value", log=positive), tuple(series), lines),),
+        panels=(Panel("Singular values", Axis("index"), size, tuple(series), lines),),
     )
 
 
@@ -159,11 +159,6 @@ def _spectrum(label: str, matrix: np.ndarray, kind: str) -> Series:
     values = np.linalg.svd(matrix, compute_uv=False)
     role = "theory" if label == "true" else "data"
     return Series(label, np.arange(1, len(values) + 1), values, kind=kind, role=role)  # pyright: ignore[reportArgumentType]
-
-
-def _clipped(series: Series, low: float) -> Series:
-    values = np.maximum(np.asarray(series.y), low)
-    return Series(series.label, series.x, values, kind=series.kind, role=series.role)
 
 
 def _scatter(prepared: Prepared, matrix: np.ndarray) -> Figure | None:

@@ -265,4 +265,4 @@ def recovery_experiment(name: str, method: str, task: str | None = None) -> Expe
         The experiment.
     """
     how, summary = _TASK_TEXTS.get(task or "") or _TEXTS[method]
-    return Experiment(name="recover", version=2, title=f"Recovery of {name} by {how}", summary=summary)
+    return Experiment(name="recover", version=3, title=f"Recovery of {name} by {how}", summary=summary)

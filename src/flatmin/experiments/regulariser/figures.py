@@ -36,11 +36,9 @@ def _powers(spec: ExploreRegulariser, fits: Fits) -> Figure:
     panels = []
     for name in ("Schatten", "weighted Schatten"):
         series = []
-        for k, ensemble in enumerate(spec.ensembles):
+        for ensemble in spec.ensembles:
             rows = np.array([fits[ensemble, depth][name].power for depth in spec.depths])
-            # side by side, so that intervals at one depth do not cover each other
-            x = np.asarray(spec.depths) + 0.09 * (k - (len(spec.ensembles) - 1) / 2)
-            series.append(Series(ensemble, x, rows[:, 0], low=rows[:, 1], high=rows[:, 2], kind="points"))
+            series.append(Series(ensemble, spec.depths, rows[:, 0], low=rows[:, 1], high=rows[:, 2], kind="points"))
         panels.append(
             Panel(
                 name,
@@ -48,6 +46,7 @@ def _powers(spec: ExploreRegulariser, fits: Fits) -> Figure:
                 Axis("fitted exponent p", log=True),
                 tuple(series),
                 (ReferenceLine("nuclear norm", 1.0),),
+                dodge=0.09,  # so that intervals at one depth do not cover each other
             )
         )
     return Figure(
@@ -67,14 +66,14 @@ def _errors(spec: ExploreRegulariser, fits: Fits) -> Figure:
         series = []
         for ensemble in spec.ensembles:
             errors = np.array([fits[ensemble, depth][name].error for depth in spec.depths])
-            errors = np.where(np.isfinite(errors), np.maximum(errors, FLOOR), np.nan)
+            errors = np.where(np.isfinite(errors), errors, np.nan)
             if np.isfinite(errors).any():
                 series.append(Series(ensemble, spec.depths, errors))
         panels.append(
             Panel(
                 name,
                 Axis("depth L"),
-                Axis("relative error", log=True, limits=(FLOOR / 1.5, 20)),
+                Axis("relative error", log=True, limits=(FLOOR / 1.5, 20), floor=FLOOR),
                 tuple(series),
             )
         )
@@ -132,11 +131,12 @@ def _intervals(spec: ExploreRegulariser, data: dict[str, xr.Dataset]) -> Figure:
     series = []
     for ensemble in spec.ensembles:
         gap = (1 - data[ensemble].lower / data[ensemble].value).max("matrix").values
-        series.append(Series(ensemble, spec.depths, np.maximum(gap, 1e-16)))
+        series.append(Series(ensemble, spec.depths, gap))
+    width = Axis("(upper − lower) / upper", log=True, floor=1e-16)
     return Figure(
         "certificates",
         "How well F is known",
         "The problem over one fibre is geodesically convex; the smallest curvature and the gradient at the computed "
         "point bound how far below it the infimum can lie. Shown is the widest relative interval over all matrices.",
-        (Panel("Proven interval", Axis("depth L"), Axis("(upper − lower) / upper", log=True), tuple(series)),),
+        (Panel("Proven interval", Axis("depth L"), width, tuple(series)),),
     )
