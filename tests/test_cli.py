@@ -188,7 +188,10 @@ REFUSALS = {
     "npz shape of truth": (npz(A=A, b=B, truth=np.ones((3, 2))), r"truth: got shape \(3, 2\), expected \(2, 2\)"),
     "npz no measurements": (npz(A=np.ones((0, 2, 2)), b=np.ones(0)), "got no values"),
     "npz all zero": (npz(A=0 * A, b=B), "all measurements are zero"),
-    "npz with missing": (good_npz("--missing", "0.5"), "missing: applies to image and packaged data .*--holdout"),
+    "npz with missing": (
+        good_npz("--missing", "0.5"),
+        "missing: applies to matrix and image .*--holdout",
+    ),
     "npz with column": (good_npz("--value", "x"), "value: applies to table sources, got a npz archive"),
     # pictures
     "picture of no image": (raw("p.png", b"no image at all"), "p.png: is not an image"),

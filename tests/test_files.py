@@ -261,9 +261,9 @@ ENTRIES = "a,x,1.5\na,y,2\nb,x,3\n"
     [
         (ENTRIES.encode(), "the header is missing"),
         (b"1,1,5\n1,2,3\n", "the header is missing"),
-        (b"# export\nrow,column,value\n" + ENTRIES.encode(), "comment"),
+        (b"# export\n# of nothing\n", "comment"),
         (b"t,row,column,value\n1,a,x,2\n", "--row, --column and --value"),
-        (b"w1,w2,w3,w4,w5\n1,2,3,4,5\n", "wide table"),
+        (b"w1,w2,w3,w4,w5\n1,2,3,4,5\n", "--wide"),
         (b"PK\x03\x04abc", "a ZIP or Excel file"),
         (b"<html><table></table>", "HTML"),
         (b'{"a": 1}', "JSON"),

@@ -15,8 +15,8 @@ def recover(
     file: Annotated[
         str,
         typer.Argument(
-            help="A .npz, .csv, .parquet, .png, .jpg or .tif file; or camera, page, digits, breast-cancer, seattle, "
-            "carphone, movielens.",
+            help="A table (.csv, .tsv, .txt, also .gz; .parquet), a matrix (.npy, .mtx, .npz), measurements (.npz), a "
+            "picture (.png, .jpg, .tif); or camera, page, digits, breast-cancer, seattle, carphone, movielens.",
             metavar="FILE",
         ),
     ],
@@ -42,8 +42,10 @@ def recover(
     row: Annotated[str | None, typer.Option(help="Tables: column that names the row.")] = None,
     column: Annotated[str | None, typer.Option(help="Tables: column that names the column.")] = None,
     value: Annotated[str | None, typer.Option(help="Tables: column with the value.")] = None,
-    duplicates: Annotated[str, typer.Option(help="Tables: entries given twice.", metavar="error|mean")] = "error",
+    duplicates: Annotated[str, typer.Option(help="Tables: entries given twice.", metavar="error|mean|last")] = "error",
     shape: Annotated[str | None, typer.Option(help="Tables: ROWS,COLUMNS if labels are indices.")] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Tables: each line is a row of the matrix.")] = False,
+    header: Annotated[bool, typer.Option("--header/--no-header", help="Tables: the first line has names.")] = True,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     out: Annotated[pathlib.Path, typer.Option(help="Folder of runs.")] = pathlib.Path("runs"),
 ) -> None:
@@ -64,7 +66,7 @@ def recover(
     from flatmin.report import render_run
 
     whole = task == "robust-pca"
-    options = ReadOptions(row, column, value, duplicates, _shape(shape), mask, missing, seed, whole)
+    options = ReadOptions(row, column, value, duplicates, _shape(shape), mask, missing, seed, whole, wide, header)
     settings = {"method": method, "task": task, "penalty": penalty, "radius": radius, "reduce": reduce}
     settings |= {"centre": centre}
     settings |= {"tolerance": tolerance, "holdout": holdout, "max_iterations": max_iterations}
@@ -80,6 +82,8 @@ def recover(
         value=value,
         duplicates=duplicates,
         shape=options.shape,
+        wide=wide,
+        header=header,
         mask_sha256=None if mask is None else fingerprint(str(mask), "mask"),
         missing=missing,
     )

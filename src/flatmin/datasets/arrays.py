@@ -44,12 +44,19 @@ def check_npz(path: pathlib.Path) -> tuple[str, ...]:
         path: the file.
 
     Returns:
-        Names of the arrays that describe the measurements.
+        Names of the arrays that describe the measurements; `sparse` alone for a sparse matrix of SciPy, `matrix` alone
+        for an archive of one matrix.
 
     Raises:
         UsageError: for missing or extra names, shapes that do not fit, and more numbers than `limits.room` allows.
     """
     arrays = array_shapes(path)
+    if {"format", "shape", "data"} <= set(arrays):
+        check_room(path.name, 8 * sum(math.prod(shape) for shape in arrays.values()), "take a part of the matrix")
+        return ("sparse",)
+    if len(arrays) == 1 and not set(arrays) & set(KNOWN) and all(len(shape) == 2 for shape in arrays.values()):
+        check_room(path.name, 8 * math.prod(*arrays.values()), "take a part of the matrix")
+        return ("matrix",)
     unknown = sorted(set(arrays) - set(KNOWN))
     if unknown:
         raise UsageError(f"{path.name}: got an array named {unknown[0]!r}; {nearest(unknown[0], KNOWN)}")

@@ -1,7 +1,11 @@
 """How much a file may unpack to: looked up before it is unpacked."""
 
+import gzip
+import io
 import os
+import pathlib
 import sys
+import zlib
 
 from flatmin._core import UsageError
 
@@ -52,3 +56,29 @@ def check_room(where: str, size: int, advice: str) -> None:
 
 def _bytes(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+
+
+def unpacked(path: pathlib.Path) -> io.BytesIO:
+    """What a `.gz` file holds, in memory; it is counted while it is unpacked.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A stream at its beginning.
+
+    Raises:
+        UsageError: for what is no gzip file, and more bytes than `room`.
+    """
+    content = io.BytesIO()
+    try:
+        with gzip.open(path) as stream:
+            while piece := stream.read(1 << 20):
+                check_room(path.name, content.tell() + len(piece), "take a part of it")
+                content.write(piece)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UsageError(
+            f"{path.name}: cannot be unpacked ({error}); it is cut off or damaged, write it again"
+        ) from error
+    content.seek(0)
+    return content

@@ -1,6 +1,7 @@
 """One entrance for every kind of source."""
 
 import dataclasses
+import difflib
 import hashlib
 import pathlib
 
@@ -22,15 +23,26 @@ from flatmin._core import (
 )
 from flatmin.datasets.arrays import check_npz, read_npz
 from flatmin.datasets.images import read_image
+from flatmin.datasets.known_entries import DUPLICATES
+from flatmin.datasets.matrices import read_matrix, read_npz_matrix
 from flatmin.datasets.packaged import PACKAGED, load_packaged
 from flatmin.datasets.ratings import load_ratings
 from flatmin.datasets.recovery_data import RecoveryData, missing_at_random, observed
-from flatmin.datasets.tables import DUPLICATES, read_table
+from flatmin.datasets.tables import read_table
 from flatmin.measurements import entries
 
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-TABLES = (".csv", ".parquet")
-ENDINGS = (".npz", *TABLES, *IMAGES)
+TEXTS = (".csv", ".tsv", ".txt")
+TABLES = (*TEXTS, *(f"{ending}.gz" for ending in TEXTS), ".parquet")
+MATRICES = (".npy", ".mtx", ".mtx.gz")
+ENDINGS = (".npz", *TABLES, *MATRICES, *IMAGES)
+_ADVICE = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV"),
+    **dict.fromkeys((".dat", ".data"), "a table of text is read under the name .csv or .txt"),
+    **dict.fromkeys((".mat", ".h5", ".hdf5", ".rds"), "write the matrix as .npy, with NaN where it is unknown"),
+    **dict.fromkeys((".pkl", ".pickle"), "pickled objects could run code and are never loaded; write it as .npy"),
+    ".json": "write it as a table, .csv or .parquet",
+}
 SOURCE = AnyOf(Text(1), Path())
 
 
@@ -43,12 +55,14 @@ class ReadOptions:
         row: tables: name of the column with the row's label.
         column: tables: name of the column with the column's label.
         value: tables: name of the column with the value.
-        duplicates: tables: `error` or `mean`.
+        duplicates: tables and lists of entries: `error`, `mean` or `last`.
         shape: tables: (d1, d2), if labels are indices from 0.
         mask: images: file that tells which pixels are seen.
-        missing: images and packaged data: fraction to hide.
+        missing: images, matrices and packaged data: fraction to hide.
         seed: seed of what is hidden.
         whole: images and packaged data: whether nothing need be hidden, since all entries are to be used.
+        wide: tables: whether each line is a row of the matrix.
+        header: tables: whether the first line names the columns.
     """
 
     row: str | None = None
@@ -60,10 +74,13 @@ class ReadOptions:
     missing: float | None = None
     seed: int = 0
     whole: bool = False
+    wide: bool = False
+    header: bool = True
 
 
 _OPTIONS = {
-    "table": ("row", "column", "value", "duplicates", "shape"),
+    "table": ("row", "column", "value", "duplicates", "shape", "wide", "header"),
+    "matrix": ("missing", "duplicates"),
     "image": ("mask", "missing"),
     "packaged data": ("missing",),
     "npz archive": (),
@@ -75,7 +92,7 @@ def read_data(source: str | pathlib.Path, options: ReadOptions | None = None) ->
     """Read a file, or a data set inside an installed package.
 
     Args:
-        source: a path ending in `.npz`, `.csv`, `.parquet`, `.png`, `.jpg` or `.tif`, or a key of `PACKAGED`.
+        source: a path that ends in one of `ENDINGS`, or a key of `PACKAGED`.
         options: how to read it.
 
     Returns:
@@ -93,7 +110,11 @@ def read_data(source: str | pathlib.Path, options: ReadOptions | None = None) ->
         return _packaged(source, options)
     path = existing(source)
     if kind == "npz archive":
-        return read_npz(path)
+        form = check_npz(path)
+        return read_npz_matrix(path, form[0]) if form[0] in ("sparse", "matrix") else read_npz(path)
+    if kind == "matrix":
+        hide = {"missing": options.missing, "seed": options.seed, "whole": options.whole}
+        return read_matrix(path, duplicates=options.duplicates, **hide)
     if kind == "image":
         return read_image(path, mask=options.mask, missing=options.missing, seed=options.seed, whole=options.whole)
     return read_table(path, **{name: getattr(options, name) for name in _OPTIONS["table"]})
@@ -125,22 +146,27 @@ def kind_of(source: str) -> str:
         source: a path or the name of a packaged data set.
 
     Returns:
-        `table`, `image`, `npz archive` or `packaged data`.
+        `table`, `matrix`, `image`, `npz archive` or `packaged data`.
 
     Raises:
         UsageError: for an unknown ending or name.
     """
     if source in PACKAGED:
         return "packaged data"
+    name = pathlib.Path(source).name.lower()
+    kinds = {"npz archive": (".npz",), "table": TABLES, "matrix": MATRICES, "image": IMAGES}
+    for kind, endings in kinds.items():
+        if name.endswith(endings):
+            return kind
     ending = pathlib.Path(source).suffix.lower()
-    if ending == ".npz":
-        return "npz archive"
-    if ending in TABLES:
-        return "table"
-    if ending in IMAGES:
-        return "image"
     if ending:
-        raise UsageError(f"file: got the ending {ending!r} of {source!r}; {nearest(ending, ENDINGS)}")
+        close = difflib.get_close_matches(ending, ENDINGS, n=1, cutoff=0.75)
+        advice = f"did you mean {close[0]!r}?" if close else "write it as one of these"
+        advice = _ADVICE.get(ending, advice)
+        raise UsageError(
+            f"file: got the ending {ending!r} of {source!r}, expected a table ({', '.join(TABLES)}), a matrix "
+            f"({', '.join(MATRICES)}, .npz) or a picture ({', '.join(IMAGES)}); {advice}"
+        )
     raise UsageError(
         f"file: got {source!r}, expected a file ending in {', '.join(ENDINGS)}, or a known data set; "
         f"{nearest(source, PACKAGED)}"

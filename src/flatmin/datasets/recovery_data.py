@@ -57,7 +57,9 @@ def real_numbers(argument: str, array: np.ndarray) -> np.ndarray:
         UsageError: for complex numbers, objects, texts, no values at all, NaN or infinities.
     """
     if array.dtype.kind == "c":
-        raise UsageError(f"{argument}: got complex numbers, expected real ones; give real and imaginary parts apart")
+        raise UsageError(
+            f"{argument}: got complex numbers, expected real ones; files of complex measurements are not read"
+        )
     if array.dtype.kind not in "fiub":
         raise UsageError(f"{argument}: got values of type {array.dtype}, expected real numbers")
     if array.size == 0:

@@ -44,6 +44,8 @@ def known_entries(estimator: Any, X: Any, *, reset: bool) -> tuple[Entries, np.n
         if X.dtype.kind not in "fiub":
             raise UsageError(f"X: got a masked array of {X.dtype}, expected real numbers")
         X = np.ma.filled(X.astype(np.float64), np.nan)
+    if sparse.issparse(X):
+        _refuse_twice(X)
     X = validated(
         estimator,
         X,
@@ -65,3 +67,16 @@ def known_entries(estimator: Any, X: Any, *, reset: bool) -> tuple[Entries, np.n
     if reset and not values.size:
         raise UsageError("X: no entry is known, at least one is needed; unknown are NaN, masked or not stored entries")
     return Entries(rows.astype(np.int64), cols.astype(np.int64), values, (X.shape[0], X.shape[1])), dense
+
+
+def _refuse_twice(X: Any) -> None:
+    """Refuse entries that a sparse matrix stores more than once: SciPy would add them up without a word."""
+    stored = X.tocoo()
+    flat = stored.row.astype(np.int64) * X.shape[1] + stored.col
+    kept, first, counts = np.unique(flat, return_index=True, return_counts=True)
+    if len(kept) < len(flat):
+        at = int(first[np.argmax(counts > 1)])
+        raise UsageError(
+            f"X: the entry ({stored.row[at]}, {stored.col[at]}) is stored {counts.max()} times, expected once; "
+            "add them up with X.sum_duplicates(), or keep one"
+        )

@@ -19,6 +19,8 @@ def output_files(
 ) -> dict[str, bytes]:
     """`matrix.npy`, `result.json`, `errors.npy` for robust PCA and, for completions but pictures, `matrix.csv`.
 
+    Above `MOST_CELLS` entries the names of rows and columns stand in `ids.json` instead, in the order of `matrix.npy`.
+
     Labels in `matrix.csv` that a spreadsheet would compute (`=1+1`, `@SUM(A1)`) begin with an apostrophe.
 
     Args:
@@ -35,6 +37,8 @@ def output_files(
         files["errors.npy"] = _npy(errors)
     if data.is_completion and not data.image and matrix.size <= MOST_CELLS:
         files["matrix.csv"] = _csv(data, matrix)
+    elif data.row_labels is not None or data.column_labels is not None:
+        files["ids.json"] = _json({"rows": data.row_labels, "columns": data.column_labels})
     return files
 
 

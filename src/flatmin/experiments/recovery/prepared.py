@@ -173,6 +173,7 @@ def _check_task(data: RecoveryData, spec: Recovery) -> None:
 def _unseen(data: RecoveryData, op: EntryMeasurements, spec: Recovery) -> list[str]:
     notes = []
     axes = (("row", op.rows, op.shape[0], data.row_labels), ("column", op.cols, op.shape[1], data.column_labels))
+    filled = "the mean that was taken out" if spec.centre else "0"
     for line, indices, size, labels in axes:
         empty = np.flatnonzero(np.bincount(np.asarray(indices), minlength=size) == 0)
         if not empty.size:
@@ -181,7 +182,7 @@ def _unseen(data: RecoveryData, op: EntryMeasurements, spec: Recovery) -> list[s
         names += ", …" if empty.size > 5 else ""
         what = f"{empty.size} {line}(s) have no entry to fit ({names})"
         if spec.reduce:
-            notes.append(f"{what}: the programme was reduced to the seen part, these are filled with zeros.")
+            notes.append(f"{what}: the programme was reduced to the seen part, these get {filled}.")
             continue
         if spec.method in ("label-noise", "flat") and spec.task != "robust-pca":
             who = spec.method.replace("label-noise", "label noise").replace("flat", "the flat norm")
@@ -190,5 +191,5 @@ def _unseen(data: RecoveryData, op: EntryMeasurements, spec: Recovery) -> list[s
                 "drop them, lower --holdout or --missing, or use --method nuclear"
                 + ("; with --penalty or --radius, --reduce leaves them out" if spec.method == "flat" else "")
             )
-        notes.append(f"{what}: the {spec.method} norm fills them with zeros, which says nothing about them.")
+        notes.append(f"{what}: the {spec.method} norm says nothing about them, they get {filled}.")
     return notes

@@ -26,6 +26,8 @@ class Source(RunSpec):
     value: str | None = setting(None, origin="ours", description="column of the table with the value")
     duplicates: str = setting("error", origin="ours", description="what is done with entries given twice")
     shape: tuple[int, int] | None = setting(None, origin="ours", description="shape, if rows and columns are indices")
+    wide: bool = setting(False, origin="ours", description="whether each line of the table is a row of the matrix")
+    header: bool = setting(True, origin="ours", description="whether the first line of the table names its columns")
     mask_sha256: str | None = setting(None, origin="ours", description="SHA-256 of the mask file")
     missing: float | None = setting(
         None, origin="ours", description="fraction of the entries hidden by the seed", gt=0, lt=1

@@ -276,6 +276,9 @@ def _weights(counts: np.ndarray, exponent: float) -> np.ndarray:
     return (counts / counts.sum()) ** (exponent / 2)
 
 
+_FILLED = "0, or the mean where it was taken out before"
+
+
 def _unseen(row_counts: np.ndarray, col_counts: np.ndarray, exponent: float, *, reduce: bool) -> list[str]:
     notes = []
     for line, counts in (("row", row_counts), ("column", col_counts)):
@@ -284,9 +287,9 @@ def _unseen(row_counts: np.ndarray, col_counts: np.ndarray, exponent: float, *, 
             continue
         what = f"{empty.size} of {counts.size} {line}s without an entry, the first is {line} {empty[0]}"
         if exponent == 0:
-            notes.append(f"There are {what}; the plain nuclear norm fills them with zeros, which says nothing of them.")
+            notes.append(f"There are {what}; the plain nuclear norm says nothing of them: they get {_FILLED}.")
         elif reduce:
-            notes.append(f"There are {what}; the programme was reduced to the seen part, these are filled with zeros.")
+            notes.append(f"There are {what}; the programme was reduced to the seen part, these get {_FILLED}.")
         else:
             raise UsageError(
                 f"rows, cols: got {what}, whose weight 0 leaves it undetermined; pass reduce=True to solve for the "
