@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-verb(app, "flatmin reproduce gatmiry2023 --quick --strict")(reproduce)
+verb(app, "flatmin reproduce gatmiry2023 --quick --strict", "flatmin reproduce --list")(reproduce)
 verb(
     app,
     "flatmin recover camera --missing 0.6",

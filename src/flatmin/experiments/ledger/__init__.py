@@ -45,7 +45,7 @@ from flatmin.studies.cells import Cell
 
 EXPERIMENT = Experiment(
     name="verify-theory",
-    version=3,
+    version=4,
     title="Ledger of theorems",
     summary="Every theorem, lemma and example of Gatmiry et al. 2023, Ding et al. 2022 and Marion & Chizat 2024, of "
     "two related papers and of the theory of implicit drift, on random and adversarial instances: what the statement "

@@ -41,12 +41,16 @@ def sharpness_of(X: np.ndarray, W: Sequence[np.ndarray]) -> np.ndarray:
     return 2 / n * np.linalg.eigvalsh(J @ J.transpose(0, 2, 1))[:, -1]
 
 
-def problem(
+def _problem(
     rng: Generator, count: int, n: int, d: int, kind: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Inputs, `w*`, `a`, `||w*||` by the library's `regression_constants`."""
-    X = _inputs(rng, count, n, d, kind)
-    y = np.einsum("knd,kd->kn", X, rng.normal(size=(count, d))) + 0.3 * rng.normal(size=(count, n))
+    if kind == "eigenvector":  # Σ = diag(1, 1/2, ..), w* along a direction of eigenvalue 1/2: then a = Λ/2
+        X = np.sqrt(n) * _draw.orthonormal(rng, count, n, d) * np.sqrt(np.where(np.arange(d) == 0, 1.0, 0.5))
+        y = rng.uniform(0.3, 3.0, size=(count, 1)) * X[:, :, 1]
+    else:
+        X = _inputs(rng, count, n, d, kind)
+        y = np.einsum("knd,kd->kn", X, rng.normal(size=(count, d))) + 0.3 * rng.normal(size=(count, n))
     found = over(theory.regression_constants, X, y)
     return X, np.asarray(found.minimiser), np.asarray(found.a), np.asarray(found.w_norm)
 
@@ -77,6 +81,7 @@ def _families(count: int, spread: tuple[float, ...] = (0.0, 1.0)):
     families=(
         *_families(120),
         family("depth 4, Σ = I, balanced of rank one", 120, widths=(4, 4, 4, 4, 1), kind="whitened", spread=0.0),
+        family("depth 4, a = Λ/2, balanced of rank one", 120, widths=(4, 4, 4, 4, 1), kind="eigenvector", spread=0.0),
     ),
 )
 def theorem_1(rng: Generator, count: int, *, widths: Sequence[int], kind: str, spread: float) -> Batch:
@@ -88,8 +93,8 @@ def theorem_1(rng: Generator, count: int, *, widths: Sequence[int], kind: str, s
         a, size = np.ones(count), np.linalg.norm(w, axis=1)
         W = balanced(rng, w, depth)
     else:
-        X, w, a, size = problem(rng, count, 12, d, kind)
-        W = minimiser(rng, w, widths, spread)
+        X, w, a, size = _problem(rng, count, 12, d, kind)
+        W = balanced(rng, w, depth) if kind == "eigenvector" else minimiser(rng, w, widths, spread)
     predicted = np.asarray(theory.sharpness_lower_bound(a, size, depth))
     measured = sharpness_of(X, W)
     data = {"X": X} | {f"W_{i + 1}": factor for i, factor in enumerate(W)}
@@ -127,7 +132,7 @@ def minimiser_bound(rng: Generator, count: int, *, widths: Sequence[int], kind: 
         w = rng.normal(size=(count, d))
         W = balanced(rng, w, depth)
     else:
-        X, w, _, _ = problem(rng, count, 12, d, kind)
+        X, w, _, _ = _problem(rng, count, 12, d, kind)
         if kind == "deficient":  # another minimiser: move along the null space of the data
             G = rng.normal(size=w.shape)
             w = w + G - np.einsum("kdn,kn->kd", np.linalg.pinv(X), np.einsum("knd,kd->kn", X, G))

@@ -8,7 +8,7 @@ from numpy.random import Generator
 from flatmin.experiments.ledger import _deep, _draw
 from flatmin.experiments.ledger._entry import Batch, entry, family
 from flatmin.experiments.ledger._theory import over
-from flatmin.experiments.ledger.marion import balanced, minimiser, problem, sharpness_of
+from flatmin.experiments.ledger.marion import _problem, balanced, minimiser, sharpness_of
 from flatmin.theory import marion2024
 from flatmin.theory import smallest_sharpness as theory
 
@@ -39,7 +39,7 @@ def _covariance(X: np.ndarray) -> np.ndarray:
 )
 def smallest_value(rng: Generator, count: int, *, depth: int, kind: str) -> Batch:
     """The explicit minimisers attain it."""
-    X, w, _, _ = problem(rng, count, 12, 4, kind)
+    X, w, _, _ = _problem(rng, count, 12, 4, kind)
     covariance = _covariance(X)
     predicted = over(lambda s, v: theory.smallest_sharpness(s, v, depth), covariance, w)
     W = _flattest(covariance, w, depth)
@@ -73,7 +73,7 @@ def smallest_value(rng: Generator, count: int, *, depth: int, kind: str) -> Batc
 def smallest_bound(rng: Generator, count: int, *, widths: Sequence[int], kind: str, nearby: float) -> Batch:
     """Random minimisers, and ones near the flattest, also with parts that no later layer sees."""
     depth, d = len(widths) - 1, widths[0]
-    X, w, _, _ = problem(rng, count, 12, d, kind)
+    X, w, _, _ = _problem(rng, count, 12, d, kind)
     covariance = _covariance(X)
     if nearby:
         narrow = _flattest(covariance, w, depth)
@@ -98,7 +98,7 @@ def _constants(rng: Generator, count: int, kind: str) -> tuple[np.ndarray, ...]:
         X = np.sqrt(12) * _draw.orthonormal(rng, count, 12, 4) * np.exp(rng.normal(size=(count, 1, 1)))
         w = rng.normal(size=(count, 4))
     else:
-        X, w, _, _ = problem(rng, count, 12, 4, kind)
+        X, w, _, _ = _problem(rng, count, 12, 4, kind)
     covariance = _covariance(X)
     size = np.linalg.norm(w, axis=1)
     a = np.einsum("ki,kij,kj->k", w, covariance, w) / size**2

@@ -2,4 +2,5 @@
 
 from flatmin.experiments.papers._paper import MODULES as MODULES
 from flatmin.experiments.papers._paper import Paper as Paper
+from flatmin.experiments.papers._paper import modules as modules
 from flatmin.experiments.papers._paper import paper as paper

@@ -2,13 +2,17 @@
 
 import dataclasses
 import importlib
+import importlib.metadata
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flatmin._core import Choice, checked_anywhere
+from flatmin._core import Text, UsageError, checked_anywhere, choose
 from flatmin.experiments.cells import Context
 from flatmin.experiments.runs import RunContent
 from flatmin.experiments.specs import Experiment
+
+GROUP = "flatmin.papers"
+"""The group of entry points by which another package adds a page: `key = "module"`, a module with `PAPER`."""
 
 MODULES = {
     "gatmiry2023": "flatmin.experiments.papers.gatmiry2023",
@@ -33,17 +37,35 @@ class Paper:
     compute: Callable[[Any, Context], RunContent]
 
 
-@checked_anywhere(key=Choice(*MODULES))
+def modules() -> dict[str, str]:
+    """The module of each paper: those of flatmin, and those that installed packages enter under `GROUP`.
+
+    Returns:
+        Module by key; nobody takes a key of flatmin's own.
+    """
+    found = {point.name: point.module for point in importlib.metadata.entry_points(group=GROUP)}
+    return {**dict(sorted(found.items())), **MODULES}
+
+
+@checked_anywhere(key=Text(1))
 def paper(key: str) -> Paper:
     """The reproduction of a paper.
 
     Args:
-        key: such as `gatmiry2023`.
+        key: such as `gatmiry2023`; see `modules`.
 
     Returns:
         The paper.
 
     Raises:
-        UsageError: for an unknown key; the nearest is suggested.
+        UsageError: for an unknown key, with the nearest; and for an entry point that leads to no paper.
     """
-    return importlib.import_module(MODULES[key]).PAPER
+    known = modules()
+    module = known[choose("key", key, known)]
+    try:
+        found = getattr(importlib.import_module(module), "PAPER", None)
+    except ImportError as error:
+        raise UsageError(f"key: {key} is entered as {module}, which cannot be imported ({error}); mend it") from error
+    if not isinstance(found, Paper):
+        raise UsageError(f"key: {key} is entered as {module}, which has no PAPER; give it one of the class Paper")
+    return found

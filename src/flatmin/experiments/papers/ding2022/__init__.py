@@ -22,7 +22,7 @@ from flatmin.studies.cells import Cell
 
 EXPERIMENT = Experiment(
     name="ding2022",
-    version=1,
+    version=2,
     title="Flat minima generalise for low-rank matrix recovery",
     summary="In two-factor problems the flattest interpolating solution solves a convex programme. Here it is solved, "
     "with a certified gap, over phase diagrams of dimension and number of measurements, beside the plain nuclear norm: "

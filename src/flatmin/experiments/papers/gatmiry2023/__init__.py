@@ -24,7 +24,7 @@ from flatmin.studies.cells import Cell
 
 EXPERIMENT = Experiment(
     name="gatmiry2023",
-    version=2,
+    version=3,
     title="Flatness regularisation in deep matrix factorisation",
     summary="Deep linear networks trained from linear measurements of a low-rank matrix: label-noise SGD walks along "
     "the interpolating solutions towards the smallest trace of the Hessian, and ends at the smallest nuclear norm; "

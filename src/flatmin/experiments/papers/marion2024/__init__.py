@@ -22,7 +22,7 @@ from flatmin.studies.cells import Cell
 
 EXPERIMENT = Experiment(
     name="marion2024",
-    version=1,
+    version=2,
     title="Deep linear networks for regression are implicitly regularised towards flat minima",
     summary="Deep linear networks with one output, trained by gradient descent: no minimiser is flatter than "
     "2 L a, gradient descent from small initialisation ends within a constant of that, and it finds no minimiser "
