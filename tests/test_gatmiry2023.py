@@ -27,7 +27,9 @@ def quick(tmp_path_factory):
 
 def test_every_claim_holds_at_reduced_size(quick):
     verdicts = {claim.name: claim.verdict for claim in quick["content"].claims}
-    assert set(verdicts.values()) == {"holds"}, verdicts
+    open_ones = {name for name, verdict in verdicts.items() if verdict == "not measured"}
+    assert open_ones <= {name for name in verdicts if name.startswith("spikes-improve")}  # where there is no spike
+    assert set(verdicts.values()) <= {"holds", "not measured"}, verdicts
     assert {"theorem-1", "theorem-4", "convex-baseline-certified", "trace-falls-depth-3"} <= set(verdicts)
 
 

@@ -465,3 +465,62 @@ def test_sharpness_of_many_parameters_is_that_of_the_dense_hessian(tmp_path):
     assert sum(leaf.size for leaf in jax.tree.leaves(point)) == 450
     assert content.values["sharpness"][1] == pytest.approx(float(dense.value), rel=1e-8)
     assert 0 <= content.values["sharpness_error"][1] < 1e-6 * float(dense.value)
+
+
+DOCUMENT = """# head
+name = "x"
+a.b = 1
+a."c d" = '''
+[a]
+b = 2
+'''
+
+# note
+[t.u]  # c
+k = [
+  1,
+  [2, 3],
+]
+[[t.list]]
+z = {q = 1, r = {s = 2}}
+[[t.list]]
+
+z = 5
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("name", 2), ("a.b", 3), ("a.c d", 4), ("t.u", 10), ("t.u.k", 11), ("t.u.k.1", 11), ("t.u.nothing", 10),
+        ("t.list.0.z.r.s", 16), ("t.list.1", 17), ("t.list.1.z", 19), ("t.tag.list.1.z", 19), ("no", None),
+    ],
+)  # fmt: skip
+def test_lines_are_those_where_settings_begin(path, line):
+    from flatmin.studies._lines import toml_line
+
+    assert toml_line(DOCUMENT, tuple(path.split("."))) == line
+
+
+def test_check_says_what_cannot_run(tmp_path, capsys):
+    from flatmin.cli import main
+
+    text = (
+        'name = "s"\nseeds = 2\n[problem]\npreset = "{preset}"\nmatrix_shape = {shape}\nrank = {rank}\n{more}\n'
+        '[measure]\nquantities = ["loss"]\n{axes}'
+    )
+    plain = {"preset": "matrix_sensing", "shape": "[4, 4]", "rank": 1, "more": "num_measurements = 12", "axes": ""}
+    completion = {"preset": "matrix_completion", "more": "fraction = 0.5"}
+    cases = [
+        ({}, 0, ""),
+        ({"rank": 9}, 2, "rank"),
+        (completion, 0, ""),
+        (completion | {"rank": 9}, 2, "rank"),
+        ({"shape": "[100000, 100000]"}, 2, "GB of memory"),
+        ({"axes": '[axes]\n"problem.rank" = [1, 9]\n'}, 0, "1 of 2 kinds of cells cannot run"),
+    ]
+    for changes, code, words in cases:
+        (tmp_path / "s.toml").write_text(text.format(**plain | changes))
+        assert main(["study", "check", str(tmp_path / "s.toml"), "--no-probe", "--out", str(tmp_path)]) == code, changes
+        shown = capsys.readouterr()
+        assert words in (shown.err if code else shown.out), changes

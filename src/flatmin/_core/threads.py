@@ -47,3 +47,11 @@ def roomy_threads() -> Iterator[None]:
         yield
     finally:
         threading.stack_size(before)
+
+
+def machine_memory() -> int:
+    """Bytes of memory of this machine; 16 GiB where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**34

@@ -61,7 +61,7 @@ def check(
     from flatmin._core import check_at_least
     from flatmin.cli._tables import print_lines, print_table
     from flatmin.studies import DONE, FAILED
-    from flatmin.studies.opening import check_room, count_valid, find_store
+    from flatmin.studies.opening import check_cells, check_room, count_valid, find_store
     from flatmin.studies.probe import probe as time_blocks
     from flatmin.studies.store import Store
     from flatmin.studies.study import plan
@@ -71,12 +71,14 @@ def check(
     before = find_store(folder) if (folder / "study.json").is_file() else None
     chosen = plan(spec, before.study.width if before else None)
     check_room(folder, chosen)
+    impossible = check_cells(chosen)
     size = chosen.grid.size * chosen.bytes_per_cell
     print_table(("axis", "setting", "values"), [(a.label, a.key, _values(a)) for a in chosen.grid.axes])
     print_lines(
         [
             f"{chosen.grid.size:,} cells {_calls(chosen)}; {size / 1e6:,.1f} MB on disk.",
             f"Measured: {', '.join(chosen.outputs)}.",
+            *impossible,
         ]
     )
     todo: Sequence[int] = range(len(chosen.blocks))

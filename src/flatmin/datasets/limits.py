@@ -2,12 +2,12 @@
 
 import gzip
 import io
-import os
 import pathlib
 import sys
 import zlib
 
 from flatmin._core import UsageError
+from flatmin._core.threads import machine_memory
 
 LEAST_ROOM = 256_000_000
 """Bytes that any file may unpack to."""
@@ -23,10 +23,7 @@ def room() -> int:
         A sixteenth of the machine's memory, a quarter of the process's own limit if that is less, and no less than
         `LEAST_ROOM`.
     """
-    try:
-        most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // SHARE
-    except (AttributeError, ValueError, OSError):  # not told on this system
-        most = 2**30
+    most = machine_memory() // SHARE
     if sys.platform != "win32":
         import resource
 

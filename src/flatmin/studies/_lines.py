@@ -1,44 +1,58 @@
 """Where in a file a setting stands: line numbers by path, for the sentences about mistakes."""
 
-import re
+import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 Path = tuple[str, ...]
-_HEADER = re.compile(r"\s*\[{1,2}\s*(?P<name>[^\]]+?)\s*\]{1,2}\s*(#.*)?$")
-_KEY = re.compile(
-    r"""\s*(?P<name>(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
-)
-_PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
 
 
-def _parts(name: str) -> Path:
-    return tuple(part.strip("\"'") for part in _PART.findall(name))
+def toml_line(text: str, path: Path) -> int | None:
+    """The line of a setting, or of the nearest table around it that the file has.
 
-
-def toml_lines(text: str) -> dict[Path, int]:
-    """Line numbers of tables and settings.
+    The document is read again up to each line: the setting begins after the last beginning that parses without it. So
+    what a line means is TOML's own business (texts of many lines, dotted names, tables of tables).
 
     Args:
         text: a TOML document that parses.
+        path: names of tables and settings, positions in lists as digits; parts that the file does not have are passed.
 
     Returns:
-        Line, from 1, by path; settings inside of inline tables are not listed, their line is that of the outer one.
+        The line, from 1; None if no part of the path is in the file.
     """
-    lines: dict[Path, int] = {}
-    table: Path = ()
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = _HEADER.match(line)
-        if header:
-            table = _parts(header["name"])
-            lines.setdefault(table, number)
-        elif found := _KEY.match(line):
-            lines.setdefault(table + _parts(found["name"]), number)
-    return lines
+    found = _known(tomllib.loads(text), path)
+    if not found:
+        return None
+    lines, start = text.splitlines(), 1
+    for number in range(1, len(lines) + 1):
+        try:
+            part = tomllib.loads("\n".join(lines[:number]))
+        except tomllib.TOMLDecodeError:
+            continue
+        if _known(part, found) == found:
+            break
+        start = number + 1
+    while not lines[start - 1].strip() or lines[start - 1].lstrip().startswith("#"):
+        start += 1
+    return start
+
+
+def _known(value: Any, path: Path) -> Path:
+    """The parts of a path that lead into a document, in order; the others are left out."""
+    found: list[str] = []
+    for name in path:
+        if isinstance(value, Mapping) and name in value:
+            value = value[name]
+        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            continue
+        found.append(name)
+    return tuple(found)
 
 
 def yaml_lines(root: Any) -> dict[Path, int]:
-    """Line numbers of mappings and settings.
+    """Line numbers of mappings, settings and entries of lists.
 
     Args:
         root: the node of a YAML document.
@@ -56,6 +70,10 @@ def yaml_lines(root: Any) -> dict[Path, int]:
                 inner = (*path, str(key.value))
                 lines[inner] = key.start_mark.line + 1
                 walk(value, inner)
+        elif isinstance(node, yaml.SequenceNode):
+            for i, value in enumerate(node.value):
+                lines[*path, str(i)] = value.start_mark.line + 1
+                walk(value, (*path, str(i)))
 
     walk(root, ())
     return lines
@@ -65,13 +83,13 @@ def line_of(path: Path, lines: Mapping[Path, int]) -> int | None:
     """The line of a setting, or of the nearest table around it.
 
     Args:
-        path: the setting.
+        path: the setting; parts that no listed path has are passed.
         lines: line by path.
 
     Returns:
         The line, None if not even its table is listed.
     """
-    for end in range(len(path), 0, -1):
-        if path[:end] in lines:
-            return lines[path[:end]]
-    return None
+    found: Path = ()
+    for name in path:
+        found = (*found, name) if (*found, name) in lines else found
+    return lines.get(found)

@@ -12,7 +12,8 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from flatmin._core import Outcome, choose
+from flatmin._core import Outcome, UsageError, choose
+from flatmin._core.threads import machine_memory
 from flatmin.dynamics import Record, Until, train_ensemble
 from flatmin.dynamics.registry import RULES
 from flatmin.flatness import Lanczos, sharpness
@@ -131,6 +132,30 @@ def lane_bytes(tables: Tables) -> int:
     arrays = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes) if isinstance(x, jax.ShapeDtypeStruct))
     draws = 16 * 1024 * (static.get("dynamics", {}).get("batch_size") or 0)
     return 6 * arrays + draws
+
+
+def check_tables(tables: Tables) -> None:
+    """Build the problem and the parameters of a cell by their shapes alone.
+
+    Args:
+        tables: complete settings.
+
+    Raises:
+        UsageError: for settings that do not suit each other, and for more memory than the machine has.
+        JobError: where the room of the problem says so.
+    """
+    try:
+        needed = lane_bytes(tables)
+        if not needed:  # shapes are random: what is looked at before the first random number is looked at
+            key = jax.random.key(0)
+            eqx.filter_eval_shape(lambda: make_instance(key, tables))
+    except jax.errors.JAXTypeError:
+        return
+    if needed > machine_memory():
+        raise UsageError(
+            f"problem: a cell needs about {needed / 1e9:,.0f} GB of memory, this machine has "
+            f"{machine_memory() / 1e9:,.0f} GB; make its shape smaller or take fewer measurements"
+        )
 
 
 def train_block(

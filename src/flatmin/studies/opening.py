@@ -2,6 +2,8 @@
 
 import pathlib
 
+import numpy as np
+
 from flatmin._core import JobError, UsageError, checked_anywhere
 from flatmin.storage.folders import CHECKSUMS
 from flatmin.studies._manifest import DESCRIPTION, described_study, read_description, write_description
@@ -116,6 +118,39 @@ def count_valid(before: Store, after: Store) -> tuple[int, int]:
         Finished, and still valid.
     """
     return before.read(values=False).count(DONE), after.read(values=False).count(DONE)
+
+
+MOST_LOOKED_AT = 64
+"""Kinds of cells that `check_cells` builds; each takes hundredths of a second."""
+
+
+def check_cells(study: Study) -> list[str]:
+    """Why cells cannot run: settings that do not suit each other, or need more memory than there is; nothing is computed.
+
+    Args:
+        study: the study; of one with more than `MOST_LOOKED_AT` kinds of cells, as many are looked at.
+
+    Returns:
+        A sentence for each reason, where some cells can run.
+
+    Raises:
+        UsageError: if none of those looked at can.
+    """
+    if study.spec.function is not None:
+        return []
+    from flatmin.studies._training import check_tables
+
+    groups = np.unique(np.linspace(0, study.blocks.groups - 1, MOST_LOOKED_AT).round().astype(int))
+    reasons: dict[str, int] = {}
+    for group in groups:
+        cell = int(study.blocks.cells(int(group) * study.blocks.per_group)[0])
+        try:
+            check_tables(study.spec.settings(study.values(cell)))
+        except (UsageError, JobError) as error:
+            reasons[str(error)] = reasons.get(str(error), 0) + 1
+    if reasons and sum(reasons.values()) == len(groups):
+        raise UsageError(next(iter(reasons)))
+    return [f"{count} of {len(groups)} kinds of cells cannot run: {reason}" for reason, count in reasons.items()]
 
 
 def check_room(folder: pathlib.Path, study: Study) -> None:

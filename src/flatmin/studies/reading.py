@@ -1,14 +1,15 @@
 """Reading a study from plain values or a file; mistakes are named with their line."""
 
+import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from flatmin._core import Free, Instance, Mapped, Optional, UsageError, checked_anywhere, read_text
 from flatmin._core.models import explained, telling
-from flatmin.studies._lines import Path, line_of, toml_lines, yaml_lines
+from flatmin.studies._lines import Path, line_of, toml_line, yaml_lines
 from flatmin.studies.spec import StudySpec
 
 MOST_VALUES = 1_000_000
@@ -38,6 +39,10 @@ def study_spec(raw: Mapping[str, Any], *, source: str = "", lines: Mapping[Path,
     Raises:
         UsageError: naming the setting, its line, what was got, what to do, and the nearest name.
     """
+    return _spec(raw, source, lambda path: line_of(path, lines or {}))
+
+
+def _spec(raw: Mapping[str, Any], source: str, find_line: Callable[[Path], int | None]) -> StudySpec:
     if _is_deep(raw):
         raise UsageError(f"file: {source or 'the study'} {_DEEP}")
     try:
@@ -45,7 +50,7 @@ def study_spec(raw: Mapping[str, Any], *, source: str = "", lines: Mapping[Path,
     except ValidationError as error:
         path, sentence = explained(error, _options(error))
     named = _trimmed(path)
-    line = line_of(path, lines or {})
+    line = find_line(path)
     where = ", ".join(part for part in (source, f"line {line}" if line else "") if part)
     raise UsageError(f"{'.'.join(named) or 'study'}{f' ({where})' if where else ''}: {sentence}")
 
@@ -106,17 +111,17 @@ def load_spec(path: str | pathlib.Path) -> StudySpec:
     text = read_text(file)
     try:
         if file.suffix == ".toml":
-            raw = _toml(text, file.name)
-            lines = toml_lines(text)
+            raw, find_line = _toml(text, file.name), functools.partial(toml_line, text)
         else:
             raw, lines = _yaml(text, file.name)
+            find_line = functools.partial(line_of, lines=lines)
     except RecursionError as error:
         raise UsageError(f"file: {file.name} {_DEEP}") from error
     if not isinstance(raw, Mapping):
         raise UsageError(f"file: {file.name} holds {type(raw).__name__}, expected tables of settings")
     if not all(isinstance(key, str) for key in raw):
         raise UsageError(f"file: {file.name} has a setting whose name is no text; put the name in quotes")
-    return study_spec(raw, source=file.name, lines=lines)
+    return _spec(raw, file.name, find_line)
 
 
 def _toml(text: str, name: str) -> Any:
