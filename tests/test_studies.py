@@ -509,15 +509,21 @@ def test_check_says_what_cannot_run(tmp_path, capsys):
         'name = "s"\nseeds = 2\n[problem]\npreset = "{preset}"\nmatrix_shape = {shape}\nrank = {rank}\n{more}\n'
         '[measure]\nquantities = ["loss"]\n{axes}'
     )
-    plain = {"preset": "matrix_sensing", "shape": "[4, 4]", "rank": 1, "more": "num_measurements = 12", "axes": ""}
+    plain = {
+        "preset": "matrix_sensing",
+        "shape": "[4, 4]",
+        "rank": "rank = 1",
+        "more": "num_measurements = 12",
+        "axes": "",
+    }
     completion = {"preset": "matrix_completion", "more": "fraction = 0.5"}
     cases = [
         ({}, 0, ""),
-        ({"rank": 9}, 2, "rank"),
+        ({"rank": "rank = 9"}, 2, "rank"),
         (completion, 0, ""),
-        (completion | {"rank": 9}, 2, "rank"),
+        (completion | {"rank": "rank = 9"}, 2, "rank"),
         ({"shape": "[100000, 100000]"}, 2, "GB of memory"),
-        ({"axes": '[axes]\n"problem.rank" = [1, 9]\n'}, 0, "1 of 2 kinds of cells cannot run"),
+        ({"rank": "", "axes": '[axes]\n"problem.rank" = [1, 9]\n'}, 0, "1 of 2 kinds of cells cannot run"),
     ]
     for changes, code, words in cases:
         (tmp_path / "s.toml").write_text(text.format(**plain | changes))

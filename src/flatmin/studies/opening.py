@@ -125,7 +125,7 @@ MOST_LOOKED_AT = 64
 
 
 def check_cells(study: Study) -> list[str]:
-    """Why cells cannot run: settings that do not suit each other, or need more memory than there is; nothing is computed.
+    """Why cells cannot run: settings that do not suit each other, or more memory than there is; nothing is computed.
 
     Args:
         study: the study; of one with more than `MOST_LOOKED_AT` kinds of cells, as many are looked at.
