@@ -6,7 +6,9 @@ N°(A*(y)) <= 1`, so N, N°, h and h* are all that a certificate needs. A method
 """
 
 import abc
+import contextlib
 import functools
+import math
 from typing import ClassVar
 
 import equinox as eqx
@@ -26,8 +28,14 @@ from flatmin._core import (
 )
 from flatmin._core.forks import refuse_fork
 from flatmin._core.programs import let_go_of_programs
+from flatmin._core.threads import blas_threads
 from flatmin.measurements import AbstractMeasurements
 from flatmin.solvers.misfits import AbstractMisfit
+
+
+ONE_THREAD = 250_000
+"""Cells of a matrix up to which, and the square of a number of measurements up to which, one thread of linear algebra
+is the fastest: decompositions of 500 x 500 gain little from a second one, and smaller ones lose."""
 
 
 class AbstractProgram(eqx.Module):
@@ -187,5 +195,7 @@ def solve(
             raise UsageError(f"start: got {type(start).__name__}, expected a Solution of a similar programme, or None")
         check_shape("start.matrix", start.matrix, program.measurements.matrix_shape)
         check_shape("start.dual", start.dual, program.targets.shape)
-    solution = method.run(program, float(tolerance), int(max_iterations), start)
+    few = math.prod(program.measurements.matrix_shape) <= ONE_THREAD and program.targets.size <= ONE_THREAD**0.5
+    with blas_threads(1) if few else contextlib.nullcontext():
+        solution = method.run(program, float(tolerance), int(max_iterations), start)
     return solution.raise_if_failed() if throw else solution

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from flatmin._core import Outcome, Real, UsageError, check_positive, checked
+from flatmin._core.threads import blas_threads
+from flatmin.solvers._pursue import SPARE
 from flatmin.solvers._rank import resolved_rank
 from flatmin.solvers.large.certificate import (
     CertifiedFactors,
@@ -121,17 +123,19 @@ def complete(
         raise UsageError(f"start: got a solution of shape {start.shape}, expected {problem.shape}")
     max_rank = min(max_rank or min(problem.shape), *problem.shape)
     run = _Run(problem, tolerance, int(max_sweeps), max_rank, max_seconds, seed, progress)
-    right = run.first_factor(start)
-    if problem.radius is None:
-        scaled = (problem.penalty or 0.0) / problem.scale
-        if start is None:
-            right = run.approach(right, scaled)
-        certificate, outcome = run.solve(right, scaled, tolerance)
-        penalty, excess = problem.penalty or 0.0, 0.0
-    else:
-        certificate, scaled, excess, outcome = _meet_radius(run, right, problem.radius / problem.scale)
-        penalty = scaled * problem.scale
-    solution = run.finish(certificate, penalty, excess, outcome)
+    # stacks of k x k products: a second thread waits more than it works
+    with blas_threads(1):
+        right = run.first_factor(start)
+        if problem.radius is None:
+            scaled = (problem.penalty or 0.0) / problem.scale
+            if start is None:
+                right = run.approach(right, scaled)
+            certificate, outcome = run.solve(right, scaled, tolerance)
+            penalty, excess = problem.penalty or 0.0, 0.0
+        else:
+            certificate, scaled, excess, outcome = _meet_radius(run, right, problem.radius / problem.scale)
+            penalty = scaled * problem.scale
+        solution = run.finish(certificate, penalty, excess, outcome)
     return solution.raise_if_failed() if throw else solution
 
 
@@ -270,6 +274,14 @@ class _Run:
             norm=float(found.singular_values.sum()) * (1.0 if problem.radius is not None else penalty / scale),
             data_size=weighted_size(problem),
         )
+        freedom = rank * (sum(problem.shape) - rank)
+        if freedom * SPARE > problem.num_entries:
+            small = "radius" if problem.radius is not None else "penalty"
+            notes.append(
+                f"A matrix of rank {rank} has {freedom:,} degrees of freedom beside {problem.num_entries:,} entries: "
+                f"the {small} is small for the noise, or the data are not of low rank; a larger {small} costs less and "
+                "is likely to predict better."
+            )
         dual = np.empty_like(found.dual)
         dual[problem.order] = found.dual if problem.radius is not None else scale * found.dual
         root = math.sqrt(scale)
