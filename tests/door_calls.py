@@ -331,8 +331,8 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "problems.activated.activated_regression": lambda: {"activation": "gelu"},
     "solvers.misfits.L1Loss": lambda: {"weight": 0.5},
-    "solvers.symmetric.MinSymmetricNuclearNorm": lambda: {"measurements": symmetric_op()},
-    "solvers.symmetric.MinTrace": lambda: {"measurements": symmetric_op()},
+    "solvers.programs.MinSymmetricNuclearNorm": lambda: {"measurements": symmetric_op()},
+    "solvers.programs.MinTrace": lambda: {"measurements": symmetric_op()},
     "solvers.robust.RobustPCA": lambda: {"penalty": 0.5},
     "solvers.certificate.certify": lambda: {"dual": np.ones(M)},
     "solvers.large.certificate.certify_large": lambda: {

@@ -25,13 +25,14 @@ from flatmin.solvers.misfits import L1Loss as L1Loss
 from flatmin.solvers.misfits import L2Ball as L2Ball
 from flatmin.solvers.misfits import SquaredLoss as SquaredLoss
 from flatmin.solvers.programs import MinFrobenius as MinFrobenius
+from flatmin.solvers.programs import MinNorm as MinNorm
 from flatmin.solvers.programs import MinNuclearNorm as MinNuclearNorm
 from flatmin.solvers.programs import MinScaledNuclearNorm as MinScaledNuclearNorm
+from flatmin.solvers.programs import MinSymmetricNuclearNorm as MinSymmetricNuclearNorm
+from flatmin.solvers.programs import MinTrace as MinTrace
 from flatmin.solvers.pursuit import Pursuit as Pursuit
 from flatmin.solvers.robust import RobustPCA as RobustPCA
 from flatmin.solvers.robust import default_penalty as default_penalty
 from flatmin.solvers.robust_pursuit import RobustPursuit as RobustPursuit
-from flatmin.solvers.symmetric import MinSymmetricNuclearNorm as MinSymmetricNuclearNorm
-from flatmin.solvers.symmetric import MinTrace as MinTrace
 
 _export(globals())

@@ -32,7 +32,6 @@ from flatmin._core.threads import blas_threads
 from flatmin.measurements import AbstractMeasurements
 from flatmin.solvers.misfits import AbstractMisfit
 
-
 ONE_THREAD = 250_000
 """Cells of a matrix up to which, and the square of a number of measurements up to which, one thread of linear algebra
 is the fastest: decompositions of 500 x 500 gain little from a second one, and smaller ones lose."""

@@ -20,7 +20,7 @@ from flatmin.measurements import (
     SymmetrisedMeasurements,
     materialise,
 )
-from flatmin.solvers._reweighted import ReweightedMeasurements
+from flatmin.solvers._reweighted import ReweightedMeasurements, multiply
 
 MAX_TENSOR = 5e7
 """Most entries of a tensor that is formed for want of something cheaper (400 MB)."""
@@ -28,12 +28,6 @@ MAX_TENSOR = 5e7
 SMALL = 250_000
 """Entries of the measurements (2 MB, what a cache holds) up to which `solve` compiles nothing: compiling for a new
 shape takes a second and memory that JAX keeps, solving milliseconds."""
-
-
-def multiply(left: np.ndarray, matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """`left X right`; vectors stand for diagonal matrices."""
-    matrix = left[:, None] * matrix if left.ndim == 1 else left @ matrix
-    return matrix * right if right.ndim == 1 else matrix @ right
 
 
 def factor_jacobian(tensor: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:

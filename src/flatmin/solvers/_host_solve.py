@@ -9,13 +9,14 @@ import numpy as np
 
 from flatmin._core import Certificate, Outcome, Solution
 from flatmin.solvers._base import AbstractProgram
-from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
-from flatmin.solvers._host import SMALL, HostMap, host_map, multiply
-from flatmin.solvers._host_splitting import Found, Spectral, White, split, whiten
+from flatmin.solvers._gauges import Gauge
+from flatmin.solvers._host import SMALL, HostMap, host_map
+from flatmin.solvers._host_splitting import Found, White, split, whiten
 from flatmin.solvers._interior import ROOMY
 from flatmin.solvers._plain import Plain
 from flatmin.solvers._pursue import Pursued, pursue
 from flatmin.solvers._reduced import face_solution
+from flatmin.solvers._reweighted import multiply
 from flatmin.solvers._solution import certified
 from flatmin.solvers.certificate import CertifiedPoint
 from flatmin.solvers.interior_point import MAX_ENTRIES, central_points, interior_cost
@@ -31,12 +32,9 @@ def is_small(plain: Plain) -> bool:
     return plain.measurements.num_measurements * d1 * d2 <= SMALL
 
 
-def spectral(program: AbstractProgram, plain: Plain) -> Spectral | None:
+def spectral(program: AbstractProgram, plain: Plain) -> Gauge | None:
     """The gauge on the host, of a programme of the nuclear norm or the trace with an exact fit; None for others."""
-    if not isinstance(program.misfit, Exact) or not isinstance(plain.gauge, Nuclear | SymmetricNuclear | Trace):
-        return None
-    one_sided = isinstance(plain.gauge, Trace)
-    return Spectral(symmetric=one_sided or isinstance(plain.gauge, SymmetricNuclear), one_sided=one_sided)
+    return plain.gauge if isinstance(program.misfit, Exact) and plain.gauge.spectral else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +52,7 @@ class HostInstance:
 
     program: AbstractProgram
     plain: Plain
-    gauge: Spectral
+    gauge: Gauge
     op: HostMap
     tolerance: float
     began: float
@@ -152,7 +150,7 @@ class HostInstance:
 
 
 def certificate_on_host(
-    op: HostMap, plain: Plain, targets: np.ndarray, gauge: Spectral, matrix: np.ndarray, dual: np.ndarray
+    op: HostMap, plain: Plain, targets: np.ndarray, gauge: Gauge, matrix: np.ndarray, dual: np.ndarray
 ) -> CertifiedPoint:
     """What a point and multipliers of a plain programme prove: `certify` without compilation.
 
@@ -167,15 +165,11 @@ def certificate_on_host(
     Returns:
         The certificate, its matrix in the user's coordinates.
     """
-    if gauge.symmetric:
-        matrix = (matrix + matrix.T) / 2
-    if gauge.one_sided:
-        values, vectors = np.linalg.eigh(matrix)
-        matrix = (vectors * np.maximum(values, 0)) @ vectors.T
-    dual = dual / max(1.0, gauge.polar(op.adjoint(dual)))
+    matrix = gauge.into_domain(matrix)
+    dual = dual / max(1.0, float(gauge.polar(op.adjoint(dual))))
     if not targets @ dual > 0:
         dual = np.zeros_like(dual)
-    primal, bound = gauge.value(matrix), float(targets @ dual)
+    primal, bound = gauge.strict_value(matrix), float(targets @ dual)
     residual = float(np.linalg.norm(op.forward(matrix) - targets) / np.linalg.norm(targets))
     scales = [np.asarray(scale) for scale in plain.inverse_scales]
     left = multiply(scales[0], matrix, scales[1]) if scales else matrix

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.linalg
 
 from flatmin.solvers._factors import Tangent, multipliers
+from flatmin.solvers._gauges import Gauge
 from flatmin.solvers._host import DenseMap, EntryMap, HostMap, RankOneMap, WeightedMap
 
 BLOCK, SETTLE, RELAXATION, FIRST_STEP, SMALLEST_STEP = 10, 20.0, 1.6, 0.3, 1e-3
@@ -21,45 +22,6 @@ FITS = 5e-11
 
 TRY_DUAL = 5
 """Blocks between two attempts to finish from the multipliers at hand."""
-
-
-class Spectral:
-    """The gauges of singular values and eigenvalues on the host."""
-
-    def __init__(self, *, symmetric: bool, one_sided: bool):
-        self.symmetric, self.one_sided = symmetric, one_sided
-
-    def spectrum(self, matrix: np.ndarray) -> np.ndarray:
-        """Eigenvalues of a symmetric matrix, else singular values."""
-        if self.symmetric:
-            return np.linalg.eigvalsh((matrix + matrix.T) / 2)
-        return np.linalg.svd(matrix, compute_uv=False)
-
-    def value(self, matrix: np.ndarray) -> float:
-        """`N(X)`; infinite where X should be, and is not, positive semidefinite up to rounding."""
-        values = self.spectrum(matrix)
-        if self.one_sided and values[0] < -1e-10 * np.abs(values).sum():
-            return float("inf")
-        return float(np.abs(values).sum())
-
-    def polar(self, matrix: np.ndarray) -> float:
-        """`N°(Z)`."""
-        values = self.spectrum(matrix)
-        return float(max(values.max(), 0) if self.one_sided else np.abs(values).max())
-
-    def shrink(self, matrix: np.ndarray, threshold: float) -> np.ndarray:
-        """The proximal map."""
-        if self.symmetric:
-            values, V = np.linalg.eigh((matrix + matrix.T) / 2)
-            kept = np.maximum(values - threshold, 0)
-            if not self.one_sided:
-                kept = kept + np.minimum(values + threshold, 0)
-            return (V * kept) @ V.T
-        if matrix.shape[0] < matrix.shape[1]:
-            return self.shrink(matrix.T, threshold).T
-        squares, V = np.linalg.eigh(matrix.T @ matrix)
-        values = np.sqrt(np.maximum(squares, threshold**2))
-        return ((matrix @ V) * (1 - threshold / values)) @ V.T
 
 
 class White(NamedTuple):
@@ -135,7 +97,7 @@ class Found(NamedTuple):
 def split(
     op: HostMap,
     white: White,
-    gauge: Spectral,
+    gauge: Gauge,
     *,
     tolerance: float,
     max_iterations: int,
@@ -157,14 +119,14 @@ def split(
         The best point and multipliers.
     """
     nearest = white.adjoint(white.targets)
-    scale = float(np.abs(gauge.spectrum(nearest)).max())
+    scale = float(gauge.size(nearest))
     c = white.targets / scale
     Z, step = nearest / scale, FIRST_STEP
-    best, primal = Z, gauge.value(Z)
+    best, primal = Z, gauge.strict_value(Z)
     dual, bound = np.zeros_like(c), 0.0
     if interpolant is not None:
         known = interpolant.left @ interpolant.right.T / scale
-        value = gauge.value(known)
+        value = gauge.strict_value(known)
         if value < primal:
             best, primal = known, value
     undercut = below is not None and primal * scale < below * (1 - UNDERCUT)
@@ -174,7 +136,7 @@ def split(
     X, P, subgradient, miss = Z, Z, Z, c
     while not undercut and done < max_iterations and not closed:
         for _ in range(BLOCK):
-            X = gauge.shrink(Z, step)
+            X, _ = gauge.prox(Z, step)
             subgradient = (Z - X) / step
             Z = X + next_step * subgradient
             step = next_step
@@ -184,16 +146,16 @@ def split(
         done += BLOCK
         if gauge.one_sided:
             # no projection keeps both the fit and the cone: X is in the cone, and its fit must have converged
-            best, primal = X, gauge.value(X)
+            best, primal = X, gauge.strict_value(X)
             fits = np.linalg.norm(white.forward(X) - c) <= FITS * np.linalg.norm(c)
         else:
             feasible = X - white.adjoint(white.forward(X) - c)
-            value, fits = gauge.value(feasible), True
+            value, fits = gauge.strict_value(feasible), True
             if value < primal:
                 best, primal = feasible, value
         undercut = bool(fits) and below is not None and primal * scale < below * (1 - UNDERCUT)
         weights = -miss / step
-        weights = weights / max(1.0, gauge.polar(white.adjoint(weights)))
+        weights = weights / max(1.0, float(gauge.polar(white.adjoint(weights))))
         if c @ weights > bound:
             dual, bound = weights, float(c @ weights)
         closed = fits and abs(primal - bound) <= tolerance * primal

@@ -3,18 +3,17 @@
 import functools
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from flatmin._core import UsageError
 from flatmin.measurements import AbstractMeasurements
 from flatmin.solvers._base import AbstractProgram
-from flatmin.solvers._gauges import AbstractGauge, Entrywise, Nuclear, SymmetricNuclear, Trace
+from flatmin.solvers._gauges import Gauge
 from flatmin.solvers._reweighted import EntryWeighted, ReweightedMeasurements, multiply
 from flatmin.solvers.entrywise import MinWeightedLp
-from flatmin.solvers.programs import MinNuclearNorm, MinScaledNuclearNorm
+from flatmin.solvers.programs import MinNorm
 from flatmin.solvers.robust import RobustPCA
-from flatmin.solvers.symmetric import MinSymmetricNuclearNorm, MinTrace
 
 
 class Plain(NamedTuple):
@@ -28,7 +27,7 @@ class Plain(NamedTuple):
     """
 
     measurements: AbstractMeasurements
-    gauge: AbstractGauge
+    gauge: Gauge
     scales: tuple[Array, ...]
     inverse_scales: tuple[Array, ...]
 
@@ -52,12 +51,6 @@ def _apply(scales: tuple[Array, ...], matrix: Array) -> Array:
     raise ValueError(scales)
 
 
-def _weighted(op: AbstractMeasurements, gauge: AbstractGauge, scales, inverses) -> Plain:
-    if all(bool(jnp.all(scale == 1)) for scale in scales if scale.ndim == 1) and scales[0].ndim == scales[1].ndim == 1:
-        return Plain(op, gauge, (), ())
-    return Plain(ReweightedMeasurements(op, *inverses), gauge, scales, inverses)
-
-
 @functools.singledispatch
 def to_plain(program: AbstractProgram) -> Plain:
     """The plain form of a programme.
@@ -72,29 +65,18 @@ def to_plain(program: AbstractProgram) -> Plain:
 
 
 @to_plain.register
-def _(program: MinNuclearNorm) -> Plain:
-    return Plain(program.measurements, Nuclear(), (), ())
+def _(program: MinNorm) -> Plain:
+    if program.norm_name != "nuclear":
+        raise UsageError("method: got DouglasRachford for a Frobenius norm, expected a nuclear norm; use Auto()")
+    roots, inverses = program.roots, program.inverse_roots
+    if all(root.ndim == 1 and bool(np.all(np.asarray(root) == 1)) for root in roots):
+        return Plain(program.measurements, program.gauge, (), ())
+    return Plain(ReweightedMeasurements(program.measurements, *inverses), program.gauge, roots, inverses)
 
 
 @to_plain.register
 def _(program: RobustPCA) -> Plain:
-    return Plain(program.measurements, Nuclear(), (), ())
-
-
-@to_plain.register
-def _(program: MinScaledNuclearNorm) -> Plain:
-    return _weighted(program.measurements, Nuclear(), program.roots, program.inverse_roots)
-
-
-@to_plain.register
-def _(program: MinSymmetricNuclearNorm) -> Plain:
-    roots, inverses = (program.root,) * 2, (program.inverse_root,) * 2
-    return _weighted(program.measurements, SymmetricNuclear(), roots, inverses)
-
-
-@to_plain.register
-def _(program: MinTrace) -> Plain:
-    return _weighted(program.measurements, Trace(), (program.root,) * 2, (program.inverse_root,) * 2)
+    return Plain(program.measurements, Gauge(), (), ())
 
 
 @to_plain.register
@@ -104,4 +86,4 @@ def _(program: MinWeightedLp) -> Plain:
             f"method: got DouglasRachford for a power of {program.power:g}, expected 1 (two factors); use Auto()"
         )
     inverse = 1 / program.weights
-    return Plain(EntryWeighted(program.measurements, inverse), Entrywise(), (program.weights,), (inverse,))
+    return Plain(EntryWeighted(program.measurements, inverse), Gauge("entries"), (program.weights,), (inverse,))

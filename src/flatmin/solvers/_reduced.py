@@ -8,7 +8,6 @@ import numpy as np
 from flatmin._core import Certificate, Outcome, Solution
 from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers._faces import on_exposed_face
-from flatmin.solvers._gauges import Trace
 from flatmin.solvers._host import host_map
 from flatmin.solvers._host_splitting import as_tensor
 from flatmin.solvers._plain import Plain
@@ -35,7 +34,7 @@ def face_solution(
         lies in it: `proof`, y with `A*(y) >= 0` and `b.y = 0`; `smallest`, the least eigenvalue of
         `D^{-1} A*(y) D^{-1}` off the face, the largest being 1; `error`, what is not 0 but should be.
     """
-    if not isinstance(plain.gauge, Trace) or not isinstance(program.misfit, Exact):
+    if not plain.gauge.one_sided or not isinstance(program.misfit, Exact):
         return None
     op, targets = host_map(plain.measurements), np.asarray(program.targets)
     if op is None:

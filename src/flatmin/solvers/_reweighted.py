@@ -1,6 +1,7 @@
 """Measurements after a change of variables, and the Gram matrices that are known to be diagonal."""
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +17,8 @@ from flatmin.measurements import (
 )
 
 
-def multiply(left: Array, matrix: Float[Array, "d1 d2"], right: Array) -> Float[Array, "d1 d2"]:
-    """`left X right`; vectors stand for diagonal matrices."""
+def multiply(left: Any, matrix: Any, right: Any) -> Any:
+    """`left X right`; vectors stand for diagonal matrices. NumPy arrays give NumPy arrays."""
     matrix = left[:, None] * matrix if left.ndim == 1 else left @ matrix
     return matrix * right[None, :] if right.ndim == 1 else matrix @ right
 

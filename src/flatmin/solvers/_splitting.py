@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flatmin._core import UsageError
-from flatmin.solvers._gauges import AbstractGauge
+from flatmin.solvers._gauges import Gauge
 from flatmin.solvers._whiten import Whitened
 from flatmin.solvers.misfits import AbstractMisfit, Exact, L1Ball, L1Loss, L2Ball, SquaredLoss
 
@@ -170,7 +170,7 @@ class Working(eqx.Module):
 
     white: Whitened
     misfit: AbstractMisfit
-    gauge: AbstractGauge
+    gauge: Gauge
 
     def pull(self, seen: Seen, step: Float[Array, ""]) -> Seen:
         """The proximal map of the misfit, as a function of `u = Q(X)`."""

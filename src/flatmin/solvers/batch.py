@@ -20,10 +20,10 @@ from flatmin._core import (
 from flatmin._core.forks import refuse_fork
 from flatmin._core.threads import blas_threads
 from flatmin.solvers._base import AbstractProgram
-from flatmin.solvers._host import multiply
+from flatmin.solvers._gauges import Gauge
 from flatmin.solvers._host_solve import HostInstance, spectral
-from flatmin.solvers._host_splitting import Spectral
 from flatmin.solvers._plain import Plain, to_plain
+from flatmin.solvers._reweighted import multiply
 from flatmin.solvers._solution import fits_zero, zero
 from flatmin.solvers.interior_point import interior_cost, patience
 from flatmin.solvers.pursuit import Pursuit
@@ -91,7 +91,7 @@ def _solve(program: AbstractProgram, tolerance: float, limit: int, below: float 
     return cast("Solution", found)
 
 
-def _spectral(program: AbstractProgram, plain: Plain) -> Spectral:
+def _spectral(program: AbstractProgram, plain: Plain) -> Gauge:
     gauge = spectral(program, plain)
     if gauge is None:
         raise UsageError(
@@ -119,4 +119,4 @@ def value_on_host(program: AbstractProgram, matrix: ArrayLike) -> float:
     gauge = _spectral(program, plain)
     scales = [np.asarray(scale) for scale in plain.scales]
     inside = multiply(scales[0], np.asarray(matrix), scales[1]) if scales else np.asarray(matrix)
-    return gauge.value(inside)
+    return gauge.strict_value(inside)

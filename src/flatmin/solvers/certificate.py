@@ -1,7 +1,6 @@
 """The certificate: what a primal and a dual point prove, recomputed without trusting who made them."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import equinox as eqx
@@ -11,12 +10,12 @@ from jaxtyping import Array, Float
 
 from flatmin._core import Certificate, Certified, Outcome, as_real, check_finite, check_shape, checked, require_float64
 from flatmin.solvers._base import AbstractProgram, check_program
-from flatmin.solvers._gauges import Nuclear
+from flatmin.solvers._gauges import Gauge
 from flatmin.solvers._reweighted import gram_diagonal
 from flatmin.solvers._splitting import Working, project
 from flatmin.solvers._whiten import whiten
 from flatmin.solvers.misfits import Exact, L1Ball, L2Ball
-from flatmin.solvers.symmetric import MinSymmetricNuclearNorm, MinTrace
+from flatmin.solvers.programs import MinNorm
 
 FEASIBLE = 1e-12
 """Relative violation of the constraints that is rounding."""
@@ -76,7 +75,7 @@ def certify(program: AbstractProgram, matrix: Float[Array, "d1 d2"], dual: Float
     require_float64("certify", matrix, dual)
     check_finite("matrix", matrix)
     check_finite("dual", dual)
-    matrix = into_domain(program, matrix)
+    matrix = _gauge(program).into_domain(matrix)
     if float(relative_residual(program, matrix)) > FEASIBLE:
         matrix = _into_both(program, matrix)
     dual, primal, bound, residual = _bounds(program, matrix, dual)
@@ -86,15 +85,15 @@ def certify(program: AbstractProgram, matrix: Float[Array, "d1 d2"], dual: Float
 def _into_both(program: AbstractProgram, matrix: Array) -> Array:
     """A point near X in the domains of N and h, or, where none is found, one of N alone."""
     misfit = program.misfit
-    if isinstance(program, MinTrace) and isinstance(misfit, L1Ball | L2Ball):
+    if _gauge(program).one_sided and isinstance(misfit, L1Ball | L2Ball):
         multiple = _multiple(program, misfit, matrix)
         if multiple is not None:
             return multiple
     feasible = _projection(program)
     for _ in range(2):
-        matrix = into_domain(program, feasible(matrix))
+        matrix = _gauge(program).into_domain(feasible(matrix))
     missed = float(relative_residual(program, matrix)) > FEASIBLE
-    if missed and isinstance(program, MinTrace) and isinstance(misfit, L1Ball | L2Ball):
+    if missed and _gauge(program).one_sided and isinstance(misfit, L1Ball | L2Ball):
         multiple = _multiple(program, misfit, matrix)
         return matrix if multiple is None else multiple
     return matrix
@@ -123,23 +122,9 @@ def _multiple(program: AbstractProgram, misfit: L1Ball | L2Ball, matrix: Array) 
     return inside * matrix
 
 
-@functools.singledispatch
-def into_domain(program: AbstractProgram, matrix: Float[Array, "d1 d2"]) -> Float[Array, "d1 d2"]:
-    """The nearest point where N is finite; the matrix itself where that is everything."""
-    del program
-    return matrix
-
-
-@into_domain.register
-def _(program: MinSymmetricNuclearNorm, matrix):
-    del program
-    return (matrix + matrix.T) / 2
-
-
-@into_domain.register
-def _(program: MinTrace, matrix):
-    values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
-    return jnp.where(values[0] < 0, (vectors * jnp.maximum(values, 0)[None, :]) @ vectors.T, (matrix + matrix.T) / 2)
+def _gauge(program: AbstractProgram) -> Gauge:
+    """The gauge whose domain is that of N."""
+    return program.gauge if isinstance(program, MinNorm) else Gauge()
 
 
 def _projection(program: AbstractProgram) -> Callable[[Array], Array]:
@@ -164,7 +149,7 @@ def _working(program: AbstractProgram) -> Working:
     if isinstance(misfit, L2Ball):
         unreached = white.unreached(program.targets)
         misfit = L2Ball(jnp.sqrt(jnp.maximum(misfit.radius**2 - jnp.sum(unreached**2), 1e-300)))
-    return Working(white, misfit, Nuclear())
+    return Working(white, misfit, Gauge())
 
 
 @eqx.filter_jit

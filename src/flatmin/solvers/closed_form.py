@@ -5,12 +5,12 @@ import time
 import jax.numpy as jnp
 
 from flatmin._core import Outcome, Solution, UsageError
-from flatmin.solvers._base import AbstractMethod, AbstractProgram, refuse_start, select_method
+from flatmin.solvers._base import AbstractMethod, AbstractProgram, refuse_start
 from flatmin.solvers._solution import certified, fits_zero, infeasible, zero
 from flatmin.solvers._whiten import whiten
 from flatmin.solvers.certificate import certify
 from flatmin.solvers.misfits import Exact
-from flatmin.solvers.programs import MinFrobenius
+from flatmin.solvers.programs import MinNorm
 
 
 class ClosedForm(AbstractMethod):
@@ -26,12 +26,13 @@ class ClosedForm(AbstractMethod):
         """
         del max_iterations
         refuse_start("ClosedForm", start)
-        if isinstance(program, MinFrobenius) and not isinstance(program.misfit, Exact):
+        frobenius = isinstance(program, MinNorm) and program.norm_name == "frobenius"
+        if frobenius and not isinstance(program.misfit, Exact):
             raise UsageError(
                 f"misfit: got {type(program.misfit).__name__} for MinFrobenius, expected Exact(); its closed form is "
                 "for an exact fit"
             )
-        if not isinstance(program, MinFrobenius):
+        if not frobenius:
             raise UsageError(f"method: got ClosedForm for {type(program).__name__}, expected MinFrobenius; use Auto()")
         if fits_zero(program):
             return zero(program, "ClosedForm")
@@ -52,9 +53,3 @@ class ClosedForm(AbstractMethod):
             shortfall=Outcome.stalled,
             stats={"seconds": {"total": time.perf_counter() - began}},
         )
-
-
-@select_method.register
-def _(program: MinFrobenius) -> AbstractMethod:
-    del program
-    return ClosedForm()

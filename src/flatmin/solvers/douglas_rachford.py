@@ -19,7 +19,6 @@ from jaxtyping import Array, Float, Int
 
 from flatmin._core import Outcome, Real, Solution, UsageError, check_positive, checked
 from flatmin.solvers._base import AbstractMethod, AbstractProgram
-from flatmin.solvers._gauges import Trace
 from flatmin.solvers._plain import Plain, to_plain
 from flatmin.solvers._polish import Compiled, affordable, polish
 from flatmin.solvers._prepare import Prepared, prepare
@@ -175,7 +174,7 @@ class DouglasRachford(AbstractMethod):
     ) -> tuple[_State, Outcome, bool, float]:
         """Until the gap seen here is at most the tolerance (`converged`, not proved yet), or nothing helps."""
         work, seconds = ready.work, 0.0
-        can_be_infeasible = isinstance(work.gauge, Trace)
+        can_be_infeasible = work.gauge.one_sided
         newton = self.newton and isinstance(work.misfit, Exact)
         target = max(tolerance, POLISH_TARGET) if newton else tolerance
         stages = newton or can_be_infeasible
@@ -266,7 +265,7 @@ def _block(work: Working, state: _State, relaxation: Array) -> _State:
     def iterate(_, carry):
         Z, step, next_step, X, P, *_ = carry
         before = P
-        X, rank = work.gauge.shrink(Z, step)
+        X, rank = work.gauge.prox(Z, step)
         subgradient = (Z - X) / step
         Z = X + next_step * subgradient  # the same pair (X, subgradient) at another step
         seen = white.forward(2 * X - Z)

@@ -10,8 +10,7 @@ from flatmin.parameterizations import AbstractParameterization, DeepMatrix, Hada
 from flatmin.solvers._base import AbstractProgram
 from flatmin.solvers.entrywise import MinWeightedLp
 from flatmin.solvers.misfits import AbstractMisfit
-from flatmin.solvers.programs import MinScaledNuclearNorm
-from flatmin.solvers.symmetric import MinSymmetricNuclearNorm, MinTrace
+from flatmin.solvers.programs import MinScaledNuclearNorm, MinSymmetricNuclearNorm, MinTrace
 
 
 @checked(targets=RealArray("m"))

@@ -14,7 +14,6 @@ from flatmin._core import Outcome, Solution, UsageError
 from flatmin._core.threads import blas_threads
 from flatmin.measurements import AbstractMeasurements, DenseMeasurements, materialise
 from flatmin.solvers._base import AbstractMethod, AbstractProgram, refuse_start
-from flatmin.solvers._gauges import Nuclear, SymmetricNuclear, Trace
 from flatmin.solvers._interior import ROOMY, Cost, cost, interior_point
 from flatmin.solvers._l1_interior import l1_contradiction, l1_points
 from flatmin.solvers._plain import Plain, to_plain
@@ -87,8 +86,8 @@ class InteriorPoint(AbstractMethod):
         points, steps = central_points(
             _tensor(white),
             np.asarray(white.targets),
-            symmetric=not isinstance(plain.gauge, Nuclear),
-            one_sided=isinstance(plain.gauge, Trace),
+            symmetric=plain.gauge.symmetric,
+            one_sided=plain.gauge.one_sided,
             tolerance=tolerance,
             max_steps=max_iterations,
             ridge=np.asarray(misfit.penalty / white.gains) if isinstance(misfit, SquaredLoss) else None,
@@ -140,8 +139,8 @@ def _with_l1(
                 tensor,
                 targets,
                 misfit,
-                symmetric=not isinstance(plain.gauge, Nuclear),
-                one_sided=isinstance(plain.gauge, Trace),
+                symmetric=plain.gauge.symmetric,
+                one_sided=plain.gauge.one_sided,
                 tolerance=AIM * tolerance,
                 max_steps=max_iterations,
             )
@@ -239,16 +238,14 @@ def patience(op: AbstractMeasurements, needed: Cost) -> int:
 
 def interior_cost(program: AbstractProgram, plain: Plain) -> Cost:
     """What the interior-point method would take; infinite for a programme that it does not solve."""
-    solved = isinstance(plain.gauge, Nuclear | SymmetricNuclear | Trace) and isinstance(
-        program.misfit, Exact | SquaredLoss | L1Loss | L1Ball
-    )
+    solved = plain.gauge.spectral and isinstance(program.misfit, Exact | SquaredLoss | L1Loss | L1Ball)
     if not solved:
         return Cost(math.inf, math.inf)
     return cost(
         program.measurements.num_measurements,
         program.measurements.matrix_shape,
-        symmetric=not isinstance(plain.gauge, Nuclear),
-        one_sided=isinstance(plain.gauge, Trace),
+        symmetric=plain.gauge.symmetric,
+        one_sided=plain.gauge.one_sided,
     )
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from flatmin._core import Outcome, Solution, UsageError, checked
 from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
-from flatmin.solvers._gauges import SymmetricNuclear, Trace
 from flatmin.solvers._host import host_map
 from flatmin.solvers._host_solve import STEPS, HostInstance, is_small
 from flatmin.solvers._plain import Plain, to_plain
@@ -16,11 +15,11 @@ from flatmin.solvers._pursue import pursue
 from flatmin.solvers._reweighted import gram_diagonal
 from flatmin.solvers._solution import accepted, certified, fits_zero, zero
 from flatmin.solvers.certificate import certify
+from flatmin.solvers.closed_form import ClosedForm
 from flatmin.solvers.douglas_rachford import DouglasRachford
 from flatmin.solvers.interior_point import MAX_ENTRIES, InteriorPoint, interior_cost, patience
 from flatmin.solvers.misfits import Exact, L1Ball, L1Loss
-from flatmin.solvers.programs import MinNuclearNorm, MinScaledNuclearNorm
-from flatmin.solvers.symmetric import MinSymmetricNuclearNorm, MinTrace
+from flatmin.solvers.programs import MinNorm
 
 CHEAP, MAX_OPERATIONS = 3e10, 5e12
 """Operations of an interior-point solve that is not worth a thought (half a second), and of one that is too long."""
@@ -110,11 +109,10 @@ def _on_host(program: AbstractProgram, plain: Plain, tolerance: float, most: int
 def _pursued(program: AbstractProgram, plain: Plain, tolerance: float) -> Solution | None:
     """The certified low-rank solution, if there is one."""
     began = time.perf_counter()
-    one_sided = isinstance(plain.gauge, Trace)
-    symmetric = one_sided or isinstance(plain.gauge, SymmetricNuclear)
+    gauge = plain.gauge
     op = host_map(plain.measurements)
     shape = program.measurements.matrix_shape
-    found = op and pursue(op, np.asarray(program.targets), shape, symmetric=symmetric, one_sided=one_sided)
+    found = op and pursue(op, np.asarray(program.targets), shape, symmetric=gauge.symmetric, one_sided=gauge.one_sided)
     if not found or found.dual is None:
         return None
     pursued = time.perf_counter()
@@ -134,5 +132,6 @@ def _pursued(program: AbstractProgram, plain: Plain, tolerance: float) -> Soluti
     )
 
 
-for _program in (MinNuclearNorm, MinScaledNuclearNorm, MinSymmetricNuclearNorm, MinTrace):
-    select_method.register(_program, lambda _: Pursuit())
+@select_method.register
+def _(program: MinNorm) -> AbstractMethod:
+    return ClosedForm() if program.norm_name == "frobenius" else Pursuit()

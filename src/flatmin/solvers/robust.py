@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float
 from flatmin._core import Optional, Real, RealArray, UsageError, as_real, check_shape, checked, is_traced
 from flatmin.measurements import AbstractMeasurements, entries, identity
 from flatmin.solvers._base import AbstractProgram
-from flatmin.solvers._gauges import nuclear_norm, operator_norm
+from flatmin.solvers._gauges import Gauge
 from flatmin.solvers.misfits import AbstractMisfit, L1Ball, L1Loss
 
 
@@ -92,11 +92,11 @@ class RobustPCA(AbstractProgram):
 
     def norm(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
         """`||X||_*`."""
-        return nuclear_norm(matrix)
+        return Gauge().value(matrix)
 
     def polar_norm(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, ""]:
         """`||Z||_op`."""
-        return operator_norm(matrix)
+        return Gauge().polar(matrix)
 
 
 def _positive_penalty(penalty: ArrayLike | None) -> float:
