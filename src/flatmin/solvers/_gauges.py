@@ -86,7 +86,7 @@ class Gauge(eqx.Module):
             return xp.eye(matrix.shape[0], dtype=matrix.dtype)
         if self.symmetric:
             values, V = xp.linalg.eigh((matrix + matrix.T) / 2)
-            return (V * xp.sign(values)) @ V.T
+            return (V * xp.sign(values)[None, :]) @ V.T
         if not self.spectral:
             return xp.sign(matrix)
         U, _, Vt = xp.linalg.svd(matrix, full_matrices=False)
@@ -103,7 +103,7 @@ class Gauge(eqx.Module):
         if self.symmetric:
             values, V = xp.linalg.eigh((matrix + matrix.T) / 2)
             kept = self._moved(values, step)
-            return (V * kept) @ V.T, xp.sum(kept != 0)
+            return (V * kept[None, :]) @ V.T, xp.sum(kept != 0)
         if not self.spectral:
             kept = self._moved(matrix, step)
             return kept, xp.sum(kept != 0)
@@ -112,7 +112,7 @@ class Gauge(eqx.Module):
             return result.T, rank
         squares, V = xp.linalg.eigh(matrix.T @ matrix)
         values = xp.sqrt(xp.maximum(squares, step**2))
-        return ((matrix @ V) * (1 - step / values)) @ V.T, xp.sum(squares > step**2)
+        return ((matrix @ V) * (1 - step / values)[None, :]) @ V.T, xp.sum(squares > step**2)
 
     def _moved(self, values: Any, step: Any) -> Any:
         xp = namespace(values)
@@ -128,4 +128,4 @@ class Gauge(eqx.Module):
         if not self.one_sided:
             return matrix
         values, V = xp.linalg.eigh(matrix)
-        return xp.where(values[0] < 0, (V * xp.maximum(values, 0)) @ V.T, matrix)
+        return xp.where(values[0] < 0, (V * xp.maximum(values, 0)[None, :]) @ V.T, matrix)
