@@ -331,6 +331,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "problems.activated.activated_regression": lambda: {"activation": "gelu"},
     "solvers.misfits.L1Loss": lambda: {"weight": 0.5},
+    "solvers.misfits.HuberLoss": lambda: {"weight": 0.5, "penalty": 0.5},
     "solvers.programs.MinSymmetricNuclearNorm": lambda: {"measurements": symmetric_op()},
     "solvers.programs.MinTrace": lambda: {"measurements": symmetric_op()},
     "solvers.robust.RobustPCA": lambda: {"penalty": 0.5},

@@ -340,3 +340,16 @@ def test_without_scikit_learn_there_is_one_sentence():
         "ImportError: flatmin.estimators needs scikit-learn 1.6 or later, which is not installed; "
         "pip install 'flatmin[sklearn]'"
     )
+
+
+def test_robust_pca_with_dense_noise_keeps_the_rank():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(40, 2)) @ rng.normal(size=(2, 30))
+    spikes = (rng.random(truth.shape) < 0.02) * rng.normal(size=truth.shape) * 10
+    fitted = FlatRobustPCA().fit(truth + spikes + 0.02 * rng.normal(size=truth.shape))
+    assert fitted.rank_ == 2
+    assert 0.5 < fitted.noise_ / 0.02 < 2
+    assert np.mean(fitted.outliers_ != 0) < 0.05
+    assert np.linalg.norm(fitted.low_rank_ - truth) < 0.05 * np.linalg.norm(truth)
+    np.testing.assert_allclose(fitted.transform(truth + spikes)[:3], truth[:3], atol=0.2)
+    assert FlatRobustPCA().fit(truth + spikes).noise_ == 0

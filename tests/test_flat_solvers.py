@@ -541,3 +541,60 @@ def test_kernel_form_of_reweighted_measurements():
         np.testing.assert_allclose(
             ms.kernel_form(op, *given), np.einsum("iab,jab->ij", A, inner), rtol=1e-10, atol=1e-9
         )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_huber_loss_agrees_with_a_second_solver(masked):
+    rng = np.random.default_rng(3)
+    observed = np.outer(rng.normal(size=7), rng.normal(size=5)) + 0.05 * rng.normal(size=(7, 5))
+    observed[2, 3] += 4.0
+    seen = (rng.random((7, 5)) < 0.8) if masked else np.ones((7, 5), bool)
+    program = sv.RobustPCA(observed, penalty=0.4, noise=0.05, mask=seen if masked else None)
+    assert isinstance(program.misfit, sv.HuberLoss)
+    solution = sv.solve(program, tolerance=1e-8)
+    mu = 0.05 * sv.noise_norm((7, 5), float(seen.mean()))
+    X, S = cp.Variable((7, 5)), cp.Variable((7, 5))
+    cost = cp.normNuc(X) + 0.4 * cp.sum(cp.abs(cp.multiply(seen, S)))
+    cost += cp.sum_squares(cp.multiply(seen, observed - X - S)) / (2 * mu)
+    expected = cp.Problem(cp.Minimize(cost)).solve(solver=cp.CLARABEL)
+    np.testing.assert_allclose(solution.primal_value, expected, rtol=1e-6)
+    errors = solution.stats["outliers"]
+    assert np.abs(errors[2, 3]) > 1 or not seen[2, 3]
+    assert np.sum(errors != 0) < seen.sum() / 2
+
+
+def test_huber_loss_wants_single_entries():
+    op = ms.gaussian(jax.random.key(0), 9, (4, 3))
+    with pytest.raises(UsageError, match="expected measurements of single entries"):
+        sv.solve(sv.MinNuclearNorm(op, jnp.ones(9), sv.HuberLoss(1.0, 0.1)))
+
+
+def test_a_family_member_is_its_named_programme():
+    op = ms.gaussian(jax.random.key(0), 9, (4, 4))
+    targets = op.forward(jnp.asarray(np.outer([1.0, 2, 0, -1], [1.0, 2, 0, -1])))
+    for named, options in (
+        (sv.MinNuclearNorm(op, targets), {}),
+        (sv.MinScaledNuclearNorm(op, targets), {"weights": "flat"}),
+        (sv.MinSymmetricNuclearNorm(op, targets, scaled=True), {"domain": "symmetric", "weights": "flat"}),
+        (sv.MinTrace(op, targets), {"domain": "psd"}),
+        (sv.MinFrobenius(op, targets), {"norm": "frobenius"}),
+    ):
+        general = sv.MinNorm(op, targets, **options)
+        first, second = sv.solve(named, tolerance=1e-8), sv.solve(general, tolerance=1e-8)
+        np.testing.assert_allclose(second.primal_value, first.primal_value, rtol=1e-9)
+
+
+def test_given_weights_are_a_change_of_variables():
+    op = ms.gaussian(jax.random.key(1), 9, (4, 3))
+    targets = op.forward(jnp.asarray(np.outer([1.0, 2, 0, -1], [1.0, -1, 0.5])))
+    left, right = np.diag([1.0, 2, 3, 4]) + 0.1, np.asarray([1.0, 0.5, 2.0])
+    solution = sv.solve(sv.MinNorm(op, targets, weights=(left, right)), tolerance=1e-9)
+    X = cp.Variable((4, 3))
+    tensor, b = np.asarray(ms.materialise(op)), np.asarray(targets)
+    fits = [cp.sum(cp.multiply(A, X)) == value for A, value in zip(tensor, b, strict=True)]
+    expected = cp.Problem(cp.Minimize(cp.normNuc(left @ X @ np.diag(right))), fits).solve(solver=cp.CLARABEL)
+    np.testing.assert_allclose(solution.primal_value, expected, rtol=1e-6)
+    with pytest.raises(UsageError, match="weights: got two that differ"):
+        sv.MinNorm(ms.gaussian(jax.random.key(1), 9, (3, 3)), jnp.ones(9), domain="psd", weights=(right, 2 * right))
+    with pytest.raises(UsageError, match="weights: got sizes"):
+        sv.MinNorm(op, targets, weights=(right, right))

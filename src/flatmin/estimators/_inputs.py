@@ -14,6 +14,7 @@ from flatmin._core.values import UNREADABLE
 _INSIDE = Real(0, 1, above=True, below=True)
 SETTINGS: dict[str, Domain] = {
     **dict.fromkeys(("penalty", "radius"), Optional(Real(0, above=True))),
+    "noise": Optional(Real(0)),
     **dict.fromkeys(("tolerance", "validation_fraction"), _INSIDE),
     **dict.fromkeys(("centre", "scaled"), Flag()),
     "rank": Optional(AnyOf(Integer(1), Choice("validation"))),

@@ -20,6 +20,7 @@ from flatmin.solvers.linear_programming import Simplex as Simplex
 from flatmin.solvers.lp_newton import DualNewton as DualNewton
 from flatmin.solvers.misfits import AbstractMisfit as AbstractMisfit
 from flatmin.solvers.misfits import Exact as Exact
+from flatmin.solvers.misfits import HuberLoss as HuberLoss
 from flatmin.solvers.misfits import L1Ball as L1Ball
 from flatmin.solvers.misfits import L1Loss as L1Loss
 from flatmin.solvers.misfits import L2Ball as L2Ball
@@ -33,6 +34,7 @@ from flatmin.solvers.programs import MinTrace as MinTrace
 from flatmin.solvers.pursuit import Pursuit as Pursuit
 from flatmin.solvers.robust import RobustPCA as RobustPCA
 from flatmin.solvers.robust import default_penalty as default_penalty
+from flatmin.solvers.robust import noise_norm as noise_norm
 from flatmin.solvers.robust_pursuit import RobustPursuit as RobustPursuit
 
 _export(globals())

@@ -58,7 +58,11 @@ def to_plain(program: AbstractProgram) -> Plain:
     Raises:
         UsageError: for a programme that has none.
     """
-    raise UsageError(
+    raise _no_plain_form(program)
+
+
+def _no_plain_form(program: AbstractProgram) -> UsageError:
+    return UsageError(
         f"method: got DouglasRachford for {type(program).__name__}, expected MinNuclearNorm or another programme with "
         "a proximal map (to_plain); use Auto()"
     )
@@ -67,7 +71,7 @@ def to_plain(program: AbstractProgram) -> Plain:
 @to_plain.register
 def _(program: MinNorm) -> Plain:
     if program.norm_name != "nuclear":
-        raise UsageError("method: got DouglasRachford for a Frobenius norm, expected a nuclear norm; use Auto()")
+        raise _no_plain_form(program)
     roots, inverses = program.roots, program.inverse_roots
     if all(root.ndim == 1 and bool(np.all(np.asarray(root) == 1)) for root in roots):
         return Plain(program.measurements, program.gauge, (), ())

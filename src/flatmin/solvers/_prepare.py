@@ -12,7 +12,7 @@ from flatmin.solvers._plain import Plain
 from flatmin.solvers._reweighted import gram_diagonal
 from flatmin.solvers._splitting import Working, off_range, rescaled
 from flatmin.solvers._whiten import whiten
-from flatmin.solvers.misfits import AbstractMisfit, Exact, L1Ball, L1Loss, L2Ball
+from flatmin.solvers.misfits import AbstractMisfit, Exact, HuberLoss, L1Ball, L1Loss, L2Ball
 
 
 class Prepared(NamedTuple):
@@ -53,10 +53,11 @@ def prepare(program: AbstractProgram, plain: Plain) -> Prepared:
         UsageError: for m too large for its Gram matrix, or an l1 misfit of measurements that are not single entries.
     """
     op, misfit = plain.measurements, program.misfit
-    if isinstance(misfit, L1Loss | L1Ball) and gram_diagonal(op) is None:
+    if isinstance(misfit, L1Loss | L1Ball | HuberLoss) and gram_diagonal(op) is None:
+        instead = "take entries" if isinstance(misfit, HuberLoss) else "use Auto()"
         raise UsageError(
             f"misfit: got {type(misfit).__name__} for {type(op).__name__}, expected measurements of single entries "
-            "(entries, identity) without dense weights for a splitting; use Auto()"
+            f"(entries, identity) without dense weights for a splitting; {instead}"
         )
     white, proof = whiten(op, program.targets, principal=not isinstance(misfit, Exact))
     nearest = white.adjoint(white.targets)

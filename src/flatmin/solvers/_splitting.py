@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from flatmin._core import UsageError
 from flatmin.solvers._gauges import Gauge
 from flatmin.solvers._whiten import Whitened
-from flatmin.solvers.misfits import AbstractMisfit, Exact, L1Ball, L1Loss, L2Ball, SquaredLoss
+from flatmin.solvers.misfits import AbstractMisfit, Exact, HuberLoss, L1Ball, L1Loss, L2Ball, SquaredLoss
 
 Seen = Float[Array, " k"]
 
@@ -26,8 +26,8 @@ NEWTON_STEPS = 40
 def pull(misfit: AbstractMisfit, seen: Seen, targets: Seen, gains: Seen, step: Float[Array, ""]) -> Seen:
     """`argmin_u step h(gains^{1/2} (u - c)) + ||u - seen||^2 / 2`."""
     raise UsageError(
-        f"misfit: got {type(misfit).__name__}, which has no proximal map; use Exact, SquaredLoss, L2Ball, L1Loss or "
-        "L1Ball"
+        f"misfit: got {type(misfit).__name__}, which has no proximal map; use Exact, SquaredLoss, L2Ball, L1Loss, "
+        "L1Ball or HuberLoss"
     )
 
 
@@ -46,6 +46,13 @@ def _(misfit: SquaredLoss, seen, targets, gains, step):
 @pull.register
 def _(misfit: L1Loss, seen, targets, gains, step):
     return targets + _soft(seen - targets, step * misfit.weight * jnp.sqrt(gains))
+
+
+@pull.register
+def _(misfit: HuberLoss, seen, targets, gains, step):
+    away, weight = seen - targets, step * gains / misfit.penalty
+    limit = step * misfit.weight * jnp.sqrt(gains)
+    return seen - jnp.clip(away * weight / (1 + weight), -limit, limit)
 
 
 @pull.register
@@ -127,6 +134,12 @@ def rescaled(misfit: AbstractMisfit, scale: Float[Array, ""], unreached: Float[A
 def _(misfit: SquaredLoss, scale, unreached):
     del unreached
     return SquaredLoss(misfit.penalty / scale)
+
+
+@rescaled.register
+def _(misfit: HuberLoss, scale, unreached):
+    del unreached
+    return HuberLoss(misfit.weight, misfit.penalty / scale)
 
 
 @rescaled.register

@@ -194,3 +194,50 @@ class L1Ball(AbstractMisfit):
     def limit(self, dual: Float[Array, " m"]) -> Float[Array, ""]:
         """0."""
         return jnp.zeros((), dual.dtype)
+
+
+@checked(weight=Real(0, above=True), penalty=Real(0, above=True))
+class HuberLoss(AbstractMisfit):
+    """`min_S weight ||S||_1 + ||A(X) - b - S||_2^2 / (2 penalty)`: gross errors in few measurements, noise in all.
+
+    A residual r counts `r^2 / (2 penalty)` up to `weight penalty`, and `weight |r| - weight^2 penalty / 2` beyond, so
+    that the errors found are `S = r - clip(r, -weight penalty, weight penalty)` (stable principal component pursuit,
+    Zhou et al. 2010). For measurements of single entries.
+
+    Attributes:
+        weight: lambda > 0, the price of a gross error.
+        penalty: mu > 0; to 0 the loss becomes `L1Loss(weight)`.
+
+    Raises:
+        UsageError: for a weight or a penalty that is not positive and finite.
+    """
+
+    weight: Float[Array, ""] = eqx.field(converter=_number)
+    penalty: Float[Array, ""] = eqx.field(converter=_number)
+
+    def __check_init__(self):
+        check_positive("weight", self.weight)
+        check_positive("penalty", self.penalty)
+
+    def value(self, residual: Float[Array, " m"]) -> Float[Array, ""]:
+        """The sum of Huber's function."""
+        size, limit = jnp.abs(residual), self.weight * self.penalty
+        small = size**2 / (2 * self.penalty)
+        return jnp.sum(jnp.where(size <= limit, small, self.weight * (size - limit / 2)))
+
+    def violation(self, residual: Float[Array, " m"]) -> Float[Array, ""]:
+        """0."""
+        return jnp.zeros((), residual.dtype)
+
+    def conjugate(self, dual: Float[Array, " m"]) -> Float[Array, ""]:
+        """`mu ||y||^2 / 2` where `||y||_inf <= lambda`."""
+        return self.penalty * jnp.sum(dual**2) / 2
+
+    def limit(self, dual: Float[Array, " m"]) -> Float[Array, ""]:
+        """`||y||_inf / lambda`."""
+        return jnp.max(jnp.abs(dual)) / self.weight
+
+    def errors(self, residual: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """S, the gross errors in `b - A(X)` or its negative."""
+        limit = self.weight * self.penalty
+        return residual - jnp.clip(residual, -limit, limit)

@@ -21,7 +21,7 @@ from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
 from flatmin.solvers._solution import accepted, certified, fits_zero, zero
 from flatmin.solvers.certificate import certify
 from flatmin.solvers.douglas_rachford import DouglasRachford
-from flatmin.solvers.misfits import L1Loss
+from flatmin.solvers.misfits import HuberLoss, L1Loss
 from flatmin.solvers.robust import RobustPCA, default_penalty
 
 GROWTH, FIRST_WEIGHT = 1.5, 1.25
@@ -232,7 +232,8 @@ class RobustPursuit(AbstractMethod):
                 penalty = float(weight)
             case _:
                 penalty = default_penalty((d1, d2))
-        made = guess(observed, seen, penalty) if start is None else None
+        noisy = isinstance(program.misfit, HuberLoss)
+        made = guess(observed, seen, penalty) if start is None and not noisy else None
         if made is not None and 0 < made.rank < min(d1, d2) / 2:
             solution = self._proved(program, made, observed, seen, penalty, tolerance, began)
             if solution is not None:
@@ -242,6 +243,8 @@ class RobustPursuit(AbstractMethod):
         spent = time.perf_counter() - began
         solution = self.fallback.run(program, tolerance, max_iterations, start)
         errors = np.where(seen, observed - np.asarray(solution.matrix), 0.0)
+        if isinstance(program.misfit, HuberLoss):
+            errors = np.asarray(program.misfit.errors(jnp.asarray(errors)))
         stats = {**solution.stats, "pursued": False, "outliers": errors}
         stats["seconds"] = {"pursue": spent, **solution.stats.get("seconds", {})}
         return dataclasses.replace(solution, stats=stats)

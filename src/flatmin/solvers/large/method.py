@@ -280,7 +280,7 @@ class _Run:
             notes.append(
                 f"A matrix of rank {rank} has {freedom:,} degrees of freedom beside {problem.num_entries:,} entries: "
                 f"the {small} is small for the noise, or the data are not of low rank; a larger {small} costs less and "
-                "is likely to predict better."
+                "is likely to predict better.",
             )
         dual = np.empty_like(found.dual)
         dual[problem.order] = found.dual if problem.radius is not None else scale * found.dual
