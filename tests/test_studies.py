@@ -506,7 +506,7 @@ def test_check_says_what_cannot_run(tmp_path, capsys):
     from flatmin.cli import main
 
     text = (
-        'name = "s"\nseeds = 2\n[problem]\npreset = "{preset}"\nmatrix_shape = {shape}\nrank = {rank}\n{more}\n'
+        'name = "s"\nseeds = 2\n[problem]\npreset = "{preset}"\nmatrix_shape = {shape}\n{rank}\n{more}\n'
         '[measure]\nquantities = ["loss"]\n{axes}'
     )
     plain = {
