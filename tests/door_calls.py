@@ -568,6 +568,7 @@ NO_DOORS: dict[str, str] = {
             "experiments.claims.Claim",
             "experiments.ledger.spec.Ledger",
             "experiments.recovery.spec.Recovery",
+            "experiments.recovery.result.RecoveryResult",
             "experiments.recovery.spec.Source",
             "experiments.regulariser.spec.ExploreRegulariser",
             "studies.spec.StudySpec",

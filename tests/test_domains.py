@@ -164,7 +164,7 @@ def test_models_say_their_mistakes_in_a_sentence(unchecked):
     assert Fit.model_validate({"seed": "3"}).seed == 3  # what is read from a file is pydantic's
     for wrong, sentence in (
         ({"seed": True}, "seed: got True, expected an integer"),
-        ({"seed": -1}, "seed: got -1, input should be greater than or equal to 0"),
+        ({"seed": -1}, "seed: got -1, expected an integer >= 0"),
         ({"ends": (1.0, "2")}, "ends: got '2'"),
         ({"name": b"x"}, "name: got b'x', expected a text"),
         ({"sead": 1}, "sead: 'sead' is not known; did you mean 'seed'"),

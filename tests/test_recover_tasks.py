@@ -187,7 +187,10 @@ REFUSALS = {
         "knows flat and nuclear, got frobenius",
     ),
     "label-noise robust": (["--task", "robust-pca", "--method", "label-noise"], "knows flat and nuclear"),
-    "robust hold-out": (["--task", "robust-pca", "--holdout", "0.1"], "holdout: applies to tasks without gross errors"),
+    "robust hold-out": (
+        ["--task", "robust-pca", "--holdout", "0.1"],
+        "holdout: applies to --task completion and sensing and covariance, got robust-pca",
+    ),
     "negative penalty": (["--penalty", "-1"], "penalty: got -1.0, expected a finite number > 0"),
     "zero penalty": (["--penalty", "0"], "penalty: got 0.0"),
     "nan penalty": (["--penalty", "nan"], "penalty: got nan"),
@@ -202,9 +205,9 @@ REFUSALS = {
         ["--radius", "1", "--method", "label-noise"],
         "radius: applies to --method flat and nuclear",
     ),
-    "centre of errors": (["--centre", "--task", "robust-pca"], "centre: applies to entries of a matrix, got --task"),
-    "reduce of nuclear": (["--reduce", "--penalty", "1"], "reduce: applies to completion with --method flat"),
-    "reduce without noise": (["--reduce", "--method", "flat"], "reduce: applies to .* and --penalty or --radius"),
+    "centre of errors": (["--centre", "--task", "robust-pca"], "centre: applies to --task completion, got robust-pca"),
+    "reduce of nuclear": (["--reduce", "--penalty", "1"], "reduce: applies to --method flat, got nuclear"),
+    "reduce without noise": (["--reduce", "--method", "flat"], "reduce: applies to .* with --penalty or --radius"),
     "unseen and flat": (["--method", "flat", "--shape", "18,14"], "the flat norm weighs each row by how often"),
 }
 

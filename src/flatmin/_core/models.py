@@ -3,6 +3,7 @@
 Not imported by `flatmin._core`: pydantic is for specs, claims and studies only.
 """
 
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from flatmin._core.domains import AnyOf, Domain, Flag, Integer, Optional, Real, SequenceOf, Text
+from flatmin._core.domains import AnyOf, Choice, Domain, Flag, Integer, Optional, Real, SequenceOf, Text
 from flatmin._core.errors import UsageError, nearest
 from flatmin._core.values import described
 
@@ -30,7 +31,8 @@ class _Telling(type(BaseModel)):
 
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             for name in kwargs.keys() & cls.model_fields.keys():
-                domain = _plain_domain(cls.model_fields[name].annotation)
+                field = cls.model_fields[name]
+                domain = plain_domain(field.annotation, tuple(field.metadata))
                 if domain is not None:
                     kwargs[name] = domain.accept(name, kwargs[name], {})
             try:
@@ -44,22 +46,26 @@ class Model(BaseModel, metaclass=_Telling):
     """A pydantic model whose constructor raises `UsageError` in place of a `ValidationError`."""
 
 
-_PLAIN: dict[Any, Domain] = {
-    bool: Flag(),
-    int: Integer(None, 2**63 - 1),
-    float: Real(infinite=True, undefined=True),
-    str: Text(),
-}
-"""Domains of plain fields; bounds are pydantic's."""
+_PLAIN: dict[Any, Domain] = {bool: Flag(), str: Text()}
 
 
-def _plain_domain(annotation: Any) -> Domain | None:
-    """The domain of a field of numbers, texts, tuples of them, or None; None for other fields."""
+def plain_domain(annotation: Any, bounds: tuple[Any, ...] = ()) -> Domain | None:
+    """The domain of a field of numbers, texts, names to choose from, tuples of them, or None; None for other fields.
+
+    Args:
+        annotation: the field's type.
+        bounds: pydantic's constraints, of which `gt`, `ge`, `lt` and `le` are those of the number.
+
+    Returns:
+        The domain.
+    """
     args = [arg for arg in typing.get_args(annotation) if arg not in (Ellipsis, types.NoneType)]
     origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return Choice(*args) if all(isinstance(arg, str) for arg in args) else None
     if not args:
-        return _PLAIN.get(annotation) if isinstance(annotation, type) else None
-    inner = [_plain_domain(arg) for arg in args]
+        return _scalar(annotation, bounds)
+    inner = [plain_domain(arg, bounds) for arg in args]
     found = [domain for domain in inner if domain is not None]
     if len(found) < len(inner):
         return None
@@ -69,6 +75,22 @@ def _plain_domain(annotation: Any) -> Domain | None:
     if origin is tuple and len(set(args)) == 1:
         return SequenceOf(found[0], None if Ellipsis in typing.get_args(annotation) else len(args))
     return None
+
+
+def _scalar(annotation: Any, bounds: tuple[Any, ...]) -> Domain | None:
+    ends = {name: getattr(bound, name) for bound in bounds for name in ("gt", "ge", "lt", "le") if hasattr(bound, name)}
+    if annotation is int and not ends.keys() - {"ge"}:
+        return Integer(ends.get("ge"), 2**63 - 1)
+    if annotation is float:
+        return Real(
+            ends.get("gt", ends.get("ge", -math.inf)),
+            ends.get("lt", ends.get("le", math.inf)),
+            above="gt" in ends,
+            below="lt" in ends,
+            infinite=not ends,
+            undefined=not ends,
+        )
+    return _PLAIN.get(annotation, Integer(None, 2**63 - 1) if annotation is int else None)
 
 
 def telling(error: ValidationError) -> Any:

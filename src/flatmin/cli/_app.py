@@ -7,7 +7,7 @@ import typer
 from flatmin.cli._help import verb
 from flatmin.cli._streams import say
 from flatmin.cli.explore_regulariser import explore_regulariser
-from flatmin.cli.recover import recover
+from flatmin.cli.recover import Recover, recover
 from flatmin.cli.report import report
 from flatmin.cli.reproduce import reproduce
 from flatmin.cli.runs import runs
@@ -28,6 +28,7 @@ verb(
     "flatmin recover camera --missing 0.6",
     "flatmin recover ratings.csv --centre --holdout 0.1",
     "flatmin recover page --task robust-pca",
+    cls=Recover,
 )(recover)
 verb(app, "flatmin explore-regulariser --quick", name="explore-regulariser")(explore_regulariser)
 verb(app, "flatmin runs --out runs")(runs)

@@ -1,17 +1,87 @@
-"""`flatmin recover FILE`."""
+"""`flatmin recover FILE`. Its options are the fields of the models in `experiments.recovery.spec`."""
 
+import functools
+import inspect
 import pathlib
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
 from flatmin.cli._streams import say
 
-_TASKS = "completion|sensing|covariance|robust-pca"
-_METHODS = "flat|nuclear|frobenius|label-noise"
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from flatmin.experiments.recovery import RecoveryResult
 
 
-def recover(
+def recover() -> None:
+    """Recover a matrix from measurements or known entries, with a proof and a flatness diagnosis."""
+
+
+class Recover(TyperCommand):
+    """The command, whose options are made from the models when they are asked for: loading those takes a second."""
+
+    @functools.cached_property
+    def _made(self) -> Any:
+        from flatmin.cli._setup import prepare_jax
+
+        prepare_jax()
+        from flatmin.experiments.recovery.spec import ReadSettings, Settings
+
+        def made(**given: Any) -> None:
+            _recover(**given)
+
+        own = inspect.signature(_recover).parameters
+        parameters = [own["file"], *_options(Settings), *_options(ReadSettings), own["mask"], own["out"]]
+        made.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+        made.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app = typer.Typer(add_completion=False)
+        app.command()(made)
+        return typer.main.get_command(app)
+
+    @property  # pyright: ignore[reportIncompatibleVariableOverride]
+    def params(self) -> Any:
+        """The options."""
+        return self._made.params
+
+    @params.setter
+    def params(self, value: Any) -> None:
+        del value  # those of the function that stands for the command: none
+
+    @property
+    def callback(self) -> Any:
+        """What is called with them."""
+        return self._made.callback
+
+    @callback.setter
+    def callback(self, value: Any) -> None:
+        del value
+
+
+def _options(model: "type[BaseModel]") -> list[inspect.Parameter]:
+    """One option a field: its name, type, default and description."""
+    made = []
+    for name, field in model.model_fields.items():
+        kind, metavar, flags = field.annotation, None, ()
+        kinds = [arg for arg in (kind, *get_args(kind)) if get_origin(arg) in (Literal, tuple)]
+        if kinds:  # names to choose from, or a pair, are given as text; the model and `_shape` read it
+            kind = str if field.default is not None else str | None
+            metavar = "|".join(get_args(kinds[0])) if get_origin(kinds[0]) is Literal else None
+        if kind is bool:
+            flags = (f"--{name}/--no-{name}" if field.default else f"--{name}",)
+        option = typer.Option(*flags, help=field.description, metavar=metavar)
+        made.append(
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[kind, option]
+            )
+        )
+    return made
+
+
+def _recover(
+    *,
     file: Annotated[
         str,
         typer.Argument(
@@ -20,105 +90,58 @@ def recover(
             metavar="FILE",
         ),
     ],
-    task: Annotated[
-        str | None,
-        typer.Option(help="What is recovered; default: as the data say.", metavar=_TASKS),
-    ] = None,
-    method: Annotated[str, typer.Option(help="How it is chosen.", metavar=_METHODS)] = "nuclear",
-    penalty: Annotated[float | None, typer.Option(help="Weight of the norm; robust-pca: of the errors.")] = None,
-    radius: Annotated[float | None, typer.Option(help="Norm of the noise; robust-pca: sum of the errors.")] = None,
-    reduce: Annotated[bool, typer.Option("--reduce", help="flat: leave unseen rows and columns out.")] = False,
-    centre: Annotated[bool, typer.Option("--centre", help="Completion: take the mean out first.")] = False,
-    missing: Annotated[float | None, typer.Option(help="Images, packaged data: fraction to hide.")] = None,
     mask: Annotated[pathlib.Path | None, typer.Option(help="Images: file, light where a pixel is seen.")] = None,
-    holdout: Annotated[float | None, typer.Option(help="Fraction of the targets held back to test.")] = None,
-    tolerance: Annotated[float | None, typer.Option(help="Largest accepted relative gap (residual).")] = None,
-    max_iterations: Annotated[int | None, typer.Option(help="flat, nuclear: limit of iterations.")] = None,
-    max_time: Annotated[float | None, typer.Option(help="Large completions: limit in seconds.")] = None,
-    depth: Annotated[int | None, typer.Option(help="label-noise: number of factors.")] = None,
-    noise: Annotated[float | None, typer.Option(help="label-noise: noise in units of the RMS target.")] = None,
-    steps: Annotated[int | None, typer.Option(help="label-noise: number of steps.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="label-noise: step size; default automatic.")] = None,
-    row: Annotated[str | None, typer.Option(help="Tables: column that names the row.")] = None,
-    column: Annotated[str | None, typer.Option(help="Tables: column that names the column.")] = None,
-    value: Annotated[str | None, typer.Option(help="Tables: column with the value.")] = None,
-    duplicates: Annotated[str, typer.Option(help="Tables: entries given twice.", metavar="error|mean|last")] = "error",
-    shape: Annotated[str | None, typer.Option(help="Tables: ROWS,COLUMNS if labels are indices.")] = None,
-    wide: Annotated[bool, typer.Option("--wide", help="Tables: each line is a row of the matrix.")] = False,
-    header: Annotated[bool, typer.Option("--header/--no-header", help="Tables: the first line has names.")] = True,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     out: Annotated[pathlib.Path, typer.Option(help="Folder of runs.")] = pathlib.Path("runs"),
+    **asked: Any,
 ) -> None:
-    """Recover a matrix from measurements or known entries, with a proof and a flatness diagnosis."""
-    from flatmin.cli._setup import prepare_jax, writable_folder
-
-    prepare_jax()
-    from flatmin.datasets.reading import check_source, kind_of
-
-    check_source(file, mask)  # before the solvers are loaded
-    from flatmin.cli._background import Tracker, in_background
+    from flatmin.cli._experiment import obtained
+    from flatmin.cli._setup import writable_folder
     from flatmin.cli._tables import print_run, print_values
-    from flatmin.datasets import ReadOptions, fingerprint, read_data
-    from flatmin.experiments import obtain_run, run_id
-    from flatmin.experiments.cells import Context, discard_cells
-    from flatmin.experiments.recovery import Source, prepare, recovery_experiment, recovery_spec
+    from flatmin.datasets import ReadOptions, read_data
+    from flatmin.datasets.reading import check_source
+    from flatmin.experiments.recovery import RecoveryResult, prepare, recovery_experiment
     from flatmin.experiments.recovery import recover as compute
-    from flatmin.report import render_run
+    from flatmin.experiments.recovery.spec import ReadSettings, Settings, Source
 
-    whole = task == "robust-pca"
-    options = ReadOptions(row, column, value, duplicates, _shape(shape), mask, missing, seed, whole, wide, header)
-    settings = {"method": method, "task": task, "penalty": penalty, "radius": radius, "reduce": reduce}
-    settings |= {"centre": centre}
-    settings |= {"tolerance": tolerance, "holdout": holdout, "max_iterations": max_iterations}
-    settings |= {"max_time": max_time}
-    settings |= {"depth": depth, "noise": noise, "steps": steps, "learning_rate": learning_rate, "seed": seed}
-    recovery_spec(Source(sha256="", kind=""), size=1, **settings)  # refuse before reading
+    check_source(file, mask)
+    settings = Settings(**{name: asked[name] for name in Settings.model_fields})
+    reading = {name: asked[name] for name in ReadSettings.model_fields}
+    if reading["shape"] is not None:
+        reading["shape"] = _shape(reading["shape"])
+    whole = settings.task == "robust-pca"
+    options = ReadOptions(**reading, mask=mask, seed=settings.seed, whole=whole)
     data = read_data(file, options)
-    source = Source(
-        sha256=fingerprint(file),
-        kind=kind_of(file),
-        row=row,
-        column=column,
-        value=value,
-        duplicates=duplicates,
-        shape=options.shape,
-        wide=wide,
-        header=header,
-        mask_sha256=None if mask is None else fingerprint(str(mask), "mask"),
-        missing=missing,
-    )
     d1, d2 = data.measurements.matrix_shape
-    spec = recovery_spec(source, size=d1 * d2, **settings)
+    spec = settings.complete(Source.of(file, options), d1 * d2)
     prepared = prepare(data, spec)
     for warning in prepared.warnings:
         say(f"Warning: {warning}", error=True)
     writable_folder(out)
-    experiment, tracker = recovery_experiment(data.name, method, task), Tracker()
-    folder = out / ".cells" / f"{experiment.name}-{run_id(experiment.name, experiment.version, spec)}"
-    context = Context(folder=folder, workers=1, progress=tracker)
-    run, is_new = in_background(
-        lambda: obtain_run(experiment, spec, lambda s: compute(s, prepared, context), out=out, render=render_run),
-        tracker,
-    )
-    discard_cells(folder)
-    result = _result(run.path)
+    results: list[RecoveryResult] = []
+
+    def computed(spec: Any, context: Any) -> Any:
+        result, content = compute(spec, prepared, context)
+        results.append(result)
+        return content
+
+    experiment = recovery_experiment(data.name, settings.method, settings.task)
+    run, is_new = obtained(experiment, spec, computed, out=out)
+    result = results[0] if results else RecoveryResult.of_run(run.path)
     print_values(_summary(result))
-    for note in result["notes"]:
+    for note in result.notes:
         say(f"Note: {note}")
     print_run(run, is_new=is_new)
     say(f"Matrix: {run.path / 'matrix.npy'}")
     if whole:
         say(f"Errors: {run.path / 'errors.npy'}")
-    if not result["success"]:
+    if not result.success:
         say(f"flatmin: {_shortfall(result)}", error=True)
         raise typer.Exit(1)
 
 
-def _shape(text: str | None) -> tuple[int, int] | None:
+def _shape(text: str) -> tuple[int, int]:
     from flatmin._core import UsageError
 
-    if text is None:
-        return None
     parts = text.lower().replace("x", ",").split(",")
     try:
         numbers = [int(part) for part in parts]
@@ -129,60 +152,50 @@ def _shape(text: str | None) -> tuple[int, int] | None:
     return numbers[0], numbers[1]
 
 
-def _result(folder: pathlib.Path) -> dict[str, Any]:
-    import json
-
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
-
-
-def _number(value: float | None, digits: int = 4) -> str:
+def _number(value: float, digits: int = 4) -> str:
     from flatmin.experiments import format_number
 
-    return format_number(float("nan") if value is None else value, digits)
+    return format_number(value, digits)
 
 
-def _summary(result: dict[str, Any]) -> list[tuple[str, str]]:
-    d1, d2 = result["shape"]
-    rows = [("matrix", f"{d1} × {d2}, {result['measurements_fitted']:,} measurements fitted")]
-    certificate, training, flat = result["certificate"], result["training"], result["flatness"]
-    rows.append(("outcome", result["outcome"]))
+def _summary(result: "RecoveryResult") -> list[tuple[str, str]]:
+    d1, d2 = result.shape
+    rows = [("matrix", f"{d1} × {d2}, {result.measurements_fitted:,} measurements fitted")]
+    certificate, training, flat = result.certificate, result.training, result.flatness
+    rows.append(("outcome", result.outcome))
     if certificate:
-        interval = f"[{_number(certificate['dual_value'], 8)}, {_number(certificate['primal_value'], 8)}]"
-        rows.append((certificate["name"], f"in {interval}, gap {_number(certificate['gap'], 2)}"))
-        rows.append(
-            ("fit", f"residual {_number(certificate['residual'], 2)}, {certificate['iterations']:,} iterations")
-        )
+        interval = f"[{_number(certificate.dual_value, 8)}, {_number(certificate.primal_value, 8)}]"
+        rows.append((certificate.name, f"in {interval}, gap {_number(certificate.gap, 2)}"))
+        rows.append(("fit", f"residual {_number(certificate.residual, 2)}, {certificate.iterations:,} iterations"))
     if training:
-        fit = f"loss {_number(training['loss'], 3)}, residual {_number(training['residual'], 3)}"
-        rows.append((f"training, depth {training['depth']}", f"{fit}, {training['steps']:,} steps"))
-        if training["correction"] > 0:
-            moved = _number(training["correction"], 2)
+        fit = f"loss {_number(training.loss, 3)}, residual {_number(training.residual, 3)}"
+        rows.append((f"training, depth {training.depth}", f"{fit}, {training.steps:,} steps"))
+        if training.correction > 0:
+            moved = _number(training.correction, 2)
             rows.append(("correction", f"Gauss-Newton steps from the end of SGD to the targets, {moved} of its norm"))
-        trained = f"tr H {_number(training['trace'])}, sharpness {_number(training['sharpness'])}"
+        trained = f"tr H {_number(training.trace)}, sharpness {_number(training.sharpness)}"
         rows.append(("flatness as trained", trained))
     names = {"held_out": "held-out error", "unseen": "error, entries not shown", "matrix": "error, whole matrix"}
     for part, name in names.items():
-        if part in result["errors"]:
-            error = result["errors"][part]
-            text = f"RMSE {_number(error['rmse'])}, relative {_number(error['relative'])}"
-            rows.append((name, f"{text}; predicting the mean {_number(error['baseline_rmse'])}"))
-    rows.append(("rank", f"{result['rank']} (singular values above {_number(result['rank_tolerance'], 2)})"))
-    rows.append(("nuclear norm", _number(result["nuclear_norm"], 8)))
-    trace = f"tr H {_number(flat['trace'])}, least possible {_number(flat['predicted_minimum'])}"
-    rows.append(("flatness, two balanced factors", f"{trace}, ratio {_number(flat['ratio'], 6)}"))
-    rows.append(("", f"scaled trace {_number(flat['scaled_trace'])}, sharpness {_number(flat['sharpness'])}"))
+        error = result.errors.get(part)
+        if error is not None:
+            text = f"RMSE {_number(error.rmse)}, relative {_number(error.relative)}"
+            rows.append((name, f"{text}; predicting the mean {_number(error.baseline_rmse)}"))
+    rows.append(("rank", f"{result.rank} (singular values above {_number(result.rank_tolerance, 2)})"))
+    rows.append(("nuclear norm", _number(result.nuclear_norm, 8)))
+    trace = f"tr H {_number(flat.trace)}, least possible {_number(flat.predicted_minimum)}"
+    rows.append(("flatness, two balanced factors", f"{trace}, ratio {_number(flat.ratio, 6)}"))
+    rows.append(("", f"scaled trace {_number(flat.scaled_trace)}, sharpness {_number(flat.sharpness)}"))
     return rows
 
 
-def _shortfall(result: dict[str, Any]) -> str:
-    certificate = result["certificate"]
-    if certificate:
-        return (
-            f"{result['outcome']}; the gap reached is {_number(certificate['gap'], 2)}, asked for was "
-            f"{_number(certificate['tolerance'], 2)}. The result is stored with its certificate"
-        )
-    training = result["training"]
-    return (
-        f"the residual reached is {_number(training['residual'], 3)}, asked for was {_number(training['tolerance'], 3)}"
-        "; raise --steps or --tolerance. It is stored"
-    )
+def _shortfall(result: "RecoveryResult") -> str:
+    certificate, training = result.certificate, result.training
+    if training is not None:
+        reached, asked = _number(training.residual, 3), _number(training.tolerance, 3)
+        return f"the residual reached is {reached}, asked for was {asked}; raise --steps or --tolerance. It is stored"
+    text = result.outcome
+    if certificate is not None:
+        reached, asked = _number(certificate.gap, 2), _number(certificate.tolerance, 2)
+        text += f"; the gap reached is {reached}, asked for was {asked}"
+    return f"{text}. The result is stored with its certificate"

@@ -7,7 +7,7 @@ import numpy as np
 
 from flatmin._core import Optional, RealArray, UsageError, checked_anywhere
 from flatmin.datasets.packaged import TILE
-from flatmin.measurements import AbstractMeasurements, EntryMeasurements, entries
+from flatmin.measurements import AbstractMeasurements, entries, observed_entries
 
 
 @checked_anywhere(targets=RealArray("m", host=True), truth=Optional(RealArray("d1 d2", host=True)), tile=TILE)
@@ -40,7 +40,7 @@ class RecoveryData:
     @property
     def is_completion(self) -> bool:
         """Whether single entries are seen."""
-        return isinstance(self.measurements, EntryMeasurements)
+        return observed_entries(self.measurements) is not None
 
 
 def real_numbers(argument: str, array: np.ndarray) -> np.ndarray:

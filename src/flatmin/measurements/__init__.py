@@ -14,6 +14,7 @@ from flatmin.measurements._generic import kernel_form as kernel_form
 from flatmin.measurements._generic import left_vector as left_vector
 from flatmin.measurements._generic import materialise as materialise
 from flatmin.measurements._generic import moment_matrix as moment_matrix
+from flatmin.measurements._generic import observed_entries as observed_entries
 from flatmin.measurements._generic import right_vector as right_vector
 from flatmin.measurements._generic import row_gram as row_gram
 from flatmin.measurements._generic import take as take

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from flatmin._core import Indices, Instance, Optional, RealArray, checked, is_traced
@@ -262,3 +263,27 @@ def _(op: SelectedMeasurements, indices: Int[Array, " B"]):
 def as_lineax(op: AbstractMeasurements) -> lx.AbstractLinearOperator:
     """The same map as a lineax operator from (d1, d2) arrays to (m,) arrays."""
     return lx.FunctionLinearOperator(op.forward, jax.ShapeDtypeStruct(op.matrix_shape, default_dtype()))
+
+
+@checked()
+@functools.singledispatch
+def observed_entries(op: AbstractMeasurements) -> tuple[np.ndarray, np.ndarray] | None:
+    """Where `A(X)_i = X[rows[i], cols[i]]`, if the measurements see single entries and nothing else.
+
+    Args:
+        op: the measurements, not traced.
+
+    Returns:
+        Row and column of each measurement, shapes (m,), or None for measurements of another kind. Kinds of one's own
+        answer by `observed_entries.register`.
+    """
+    return None
+
+
+@observed_entries.register
+def _(op: SelectedMeasurements):
+    inner = observed_entries(op.inner)
+    if inner is None:
+        return None
+    chosen = np.asarray(op.indices)
+    return inner[0][chosen], inner[1][chosen]

@@ -19,6 +19,7 @@ from flatmin.measurements._generic import (
     gram_form,
     kernel_form,
     moment_matrix,
+    observed_entries,
     row_gram,
     take,
     twist_gram,
@@ -185,3 +186,8 @@ def _(op: EntryMeasurements, indices: Int[Array, " B"]):
         index.at[at].get(mode="fill", fill_value=size) for index, size in zip((op.rows, op.cols), op.shape, strict=True)
     )
     return EntryMeasurements(rows, cols, op.shape)
+
+
+@observed_entries.register
+def _(op: EntryMeasurements):
+    return np.asarray(op.rows), np.asarray(op.cols)

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from flatmin._core import checked
@@ -12,6 +13,7 @@ from flatmin.measurements._generic import (
     entry_gram,
     gram_form,
     kernel_form,
+    observed_entries,
     row_gram,
     take,
     twist_gram,
@@ -110,3 +112,9 @@ def _(op: IdentityMeasurements):
 @take.register
 def _(op: IdentityMeasurements, indices: Int[Array, " B"]):
     return EntryMeasurements(indices // op.matrix_shape[1], indices % op.matrix_shape[1], op.matrix_shape)
+
+
+@observed_entries.register
+def _(op: IdentityMeasurements):
+    d1, d2 = op.matrix_shape
+    return np.divmod(np.arange(d1 * d2), d2)

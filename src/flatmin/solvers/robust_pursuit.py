@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flatmin._core import Outcome, Solution, UsageError, checked
-from flatmin.measurements import EntryMeasurements
+from flatmin.measurements import observed_entries
 from flatmin.solvers._base import AbstractMethod, AbstractProgram, select_method
 from flatmin.solvers._solution import accepted, certified, fits_zero, zero
 from flatmin.solvers.certificate import certify
@@ -221,10 +221,8 @@ class RobustPursuit(AbstractMethod):
             return zero(program, "RobustPursuit")
         began = time.perf_counter()
         d1, d2 = program.measurements.matrix_shape
-        if isinstance(program.measurements, EntryMeasurements):
-            rows, cols = np.asarray(program.measurements.rows), np.asarray(program.measurements.cols)
-        else:
-            rows, cols = np.divmod(np.arange(d1 * d2), d2)
+        seen_at = observed_entries(program.measurements)
+        rows, cols = np.divmod(np.arange(d1 * d2), d2) if seen_at is None else seen_at
         observed, seen = np.zeros((d1, d2)), np.zeros((d1, d2), bool)
         observed[rows, cols], seen[rows, cols] = np.asarray(program.targets), True
         match program.misfit:

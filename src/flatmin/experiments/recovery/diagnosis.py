@@ -9,8 +9,9 @@ import numpy as np
 
 from flatmin._core import JobError
 from flatmin.experiments.recovery.prepared import Prepared
+from flatmin.experiments.recovery.result import Error, Flatness
 from flatmin.flatness import hessian_trace, scaled_trace, sharpness
-from flatmin.measurements import AbstractMeasurements, EntryMeasurements
+from flatmin.measurements import AbstractMeasurements, observed_entries
 from flatmin.parameterizations import Balanced, deep_matrix
 from flatmin.problems import RecoveryProblem
 from flatmin.theory.gatmiry2023 import depth_two_regulariser
@@ -19,7 +20,7 @@ LARGEST = 3000
 """Longest side of a matrix whose flatness is measured: the Gram matrices of the factors are d x d."""
 
 
-def errors(prepared: Prepared, matrix: np.ndarray) -> dict[str, dict[str, Any]]:
+def errors(prepared: Prepared, matrix: np.ndarray) -> dict[str, Error]:
     """How well the matrix predicts what was not fitted.
 
     Args:
@@ -50,23 +51,23 @@ def predict(op: AbstractMeasurements, matrix: np.ndarray) -> np.ndarray:
     return np.asarray(op.forward(jnp.asarray(matrix)))
 
 
-def _error(predicted: np.ndarray, actual: np.ndarray, baseline: float) -> dict[str, Any]:
+def _error(predicted: np.ndarray, actual: np.ndarray, baseline: float) -> Error:
     size = _rms(actual)
     rmse, trivial = _rms(predicted - actual), _rms(baseline - actual)
-    return {
-        "count": int(actual.size),
-        "rmse": rmse,
-        "relative": rmse / size if size > 0 else math.nan,
-        "baseline_rmse": trivial,
-        "baseline_relative": trivial / size if size > 0 else math.nan,
-    }
+    return Error(
+        count=int(actual.size),
+        rmse=rmse,
+        relative=rmse / size if size > 0 else math.nan,
+        baseline_rmse=trivial,
+        baseline_relative=trivial / size if size > 0 else math.nan,
+    )
 
 
 def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def flatness(prepared: Prepared, matrix: np.ndarray) -> dict[str, Any]:
+def flatness(prepared: Prepared, matrix: np.ndarray) -> Flatness:
     """Flatness of `f(L, R) = (1/m) ||A(L R^T) - b||^2` at the balanced factors of the matrix.
 
     Args:
@@ -79,19 +80,19 @@ def flatness(prepared: Prepared, matrix: np.ndarray) -> dict[str, Any]:
     """
     op, shape = prepared.measurements, prepared.shape
     if max(shape) > LARGEST or not matrix.any():
-        return dict.fromkeys(("trace", "scaled_trace", "predicted_minimum", "ratio", "sharpness"), math.nan)
+        return Flatness()
     factors = deep_matrix(shape, 2, width=min(shape))
     problem = RecoveryProblem(op, factors, jnp.asarray(prepared.targets))
     params = factors.init_params(jax.random.key(0), Balanced(jnp.asarray(matrix)))
     trace = float(hessian_trace(problem, params).value)
     minimum = predicted_minimum(op, matrix)
-    return {
-        "trace": trace,
-        "scaled_trace": float(scaled_trace(problem, params).value),
-        "predicted_minimum": minimum,
-        "ratio": trace / minimum if minimum > 0 else math.nan,
+    return Flatness(
+        trace=trace,
+        scaled_trace=float(scaled_trace(problem, params).value),
+        predicted_minimum=minimum,
+        ratio=trace / minimum if minimum > 0 else math.nan,
         **measured_sharpness(problem, params),
-    }
+    )
 
 
 def measured_sharpness(problem: RecoveryProblem, params: Any) -> dict[str, Any]:
@@ -105,10 +106,11 @@ def measured_sharpness(problem: RecoveryProblem, params: Any) -> dict[str, Any]:
 
 def predicted_minimum(op: AbstractMeasurements, matrix: np.ndarray) -> float:
     """`4 ||D_out^{1/2} M D_in^{1/2}||_*` [G, Thm 5]; for entries the roots are diagonal and nothing is factorised."""
-    if not isinstance(op, EntryMeasurements):
+    seen = observed_entries(op)
+    if seen is None:
         return float(depth_two_regulariser(op, jnp.asarray(matrix)))
     m = op.num_measurements
-    rows = np.bincount(np.asarray(op.rows), minlength=op.shape[0]) / m
-    columns = np.bincount(np.asarray(op.cols), minlength=op.shape[1]) / m
+    rows = np.bincount(seen[0], minlength=op.matrix_shape[0]) / m
+    columns = np.bincount(seen[1], minlength=op.matrix_shape[1]) / m
     weighted = np.sqrt(rows)[:, None] * matrix * np.sqrt(columns)
     return 4 * float(np.linalg.svd(weighted, compute_uv=False).sum())

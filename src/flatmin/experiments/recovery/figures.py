@@ -8,7 +8,6 @@ from flatmin.experiments.figures import Axis, Figure, ImagePanel, Panel, Referen
 from flatmin.experiments.recovery.diagnosis import predict
 from flatmin.experiments.recovery.label_noise import Trained
 from flatmin.experiments.recovery.prepared import Prepared
-from flatmin.measurements import EntryMeasurements
 
 MOST_ROWS, MOST_COLUMNS, MOST_POINTS, TILES = 512, 768, 600, 8
 MOST_CROSSED, DETAIL = 10_000, 96
@@ -63,7 +62,7 @@ def _matrices(prepared: Prepared, matrix: np.ndarray) -> list[Figure]:
 
     if not data.is_completion:
         return [figure("recovered", f"The recovered {noun}", *_part(pictures, data.tile))]
-    with_seen = {"Seen": _seen(prepared), **pictures}
+    with_seen = {"Seen": prepared.observed, **pictures}
     shown, part = _part(with_seen, data.tile)
     if shown["Seen"].size <= MOST_CROSSED:
         return [figure("recovered", f"The recovered {noun}", shown, part)]
@@ -80,7 +79,7 @@ def _split(prepared: Prepared, matrix: np.ndarray, errors: np.ndarray) -> Figure
     digits = 4 - math.floor(math.log10(limits[1] - limits[0]))
     largest = max(float(np.abs(errors).max()), 10.0**-digits)
     tile = prepared.data.tile
-    parts = {"Seen": _seen(prepared), "Low rank": matrix, "Errors, absolute": np.abs(errors)}
+    parts = {"Seen": prepared.observed, "Low rank": matrix, "Errors, absolute": np.abs(errors)}
     if tile is None:
         shown, caption = _part(parts, None)
     else:
@@ -107,13 +106,6 @@ def _middle(pictures: dict[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]
     bottom, right = min(rows, top + DETAIL), min(columns, left + DETAIL)
     cut = {name: values[top:bottom, left:right] for name, values in pictures.items()}
     return f"Rows {top} to {bottom - 1} and columns {left} to {right - 1}, counted from 0. ", cut
-
-
-def _seen(prepared: Prepared) -> np.ndarray:
-    op, known = prepared.measurements, np.full(prepared.shape, np.nan)
-    if isinstance(op, EntryMeasurements):
-        known[np.asarray(op.rows), np.asarray(op.cols)] = prepared.targets
-    return known
 
 
 def _part(pictures: dict[str, np.ndarray], tile: tuple[int, int] | None) -> tuple[dict[str, np.ndarray], str]:

@@ -1,6 +1,7 @@
 """What is fitted and what is held back; refusals before anything is computed."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from flatmin._core import UsageError, checked
 from flatmin.datasets import RecoveryData
 from flatmin.experiments.recovery.spec import CONVEX, LARGE, Recovery
-from flatmin.measurements import AbstractMeasurements, EntryMeasurements, LowRankMeasurements, take
+from flatmin.measurements import AbstractMeasurements, LowRankMeasurements, observed_entries, take
 from flatmin.solvers.large import large_completion, largest_penalty
 
 TINY = 0.01
@@ -16,6 +17,9 @@ TINY = 0.01
 
 MOST_DENSE = 1_000_000
 """Cells of the largest matrix whose singular values an iteration decomposes."""
+
+
+_NOWHERE = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +59,20 @@ class Prepared:
     @property
     def seen(self) -> np.ndarray:
         """True where an entry is fitted (completion only)."""
-        seen = np.zeros(self.shape, dtype=bool)
-        if isinstance(self.measurements, EntryMeasurements):
-            seen[np.asarray(self.measurements.rows), np.asarray(self.measurements.cols)] = True
-        return seen
+        return ~np.isnan(self.observed)
+
+    @property
+    def where(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column of each target (completion only)."""
+        return observed_entries(self.measurements) or _NOWHERE
+
+    @property
+    def observed(self) -> np.ndarray:
+        """The targets where they stand in the matrix, NaN where no entry is fitted."""
+        known = np.full(self.shape, np.nan)
+        rows, cols = self.where
+        known[rows, cols] = self.targets[: len(rows)]
+        return known
 
 
 @checked()
@@ -90,9 +104,8 @@ def prepare(data: RecoveryData, spec: Recovery) -> Prepared:
         held, held_targets = take(op, jnp.asarray(out)), targets[out]
         op, targets = take(op, jnp.asarray(kept)), targets[kept]
     notes = list(data.notes)
-    if isinstance(op, EntryMeasurements):
-        notes += _unseen(data, op, spec)
-    if by_factors(spec, op) and spec.penalty is None and spec.radius is None:
+    notes += _unseen(data, op, spec)
+    if by_factors(spec, op) and not spec.noisy:
         shifted = targets - targets.mean() if spec.centre else targets
         raise UsageError(
             f"penalty: a matrix of {op.matrix_shape[0]} x {op.matrix_shape[1]} is completed by factors, which fit with "
@@ -101,7 +114,7 @@ def prepare(data: RecoveryData, spec: Recovery) -> Prepared:
         )
     offset = 0.0
     if spec.centre:
-        if not isinstance(op, EntryMeasurements):
+        if not data.is_completion:
             raise UsageError(f"centre: applies to entries of a matrix, got {type(op).__name__}; leave it out")
         offset = float(targets.mean())
         targets = targets - offset
@@ -135,22 +148,19 @@ def _warnings(op: AbstractMeasurements, targets: np.ndarray, spec: Recovery) -> 
 
 def _vanishing(op: AbstractMeasurements, targets: np.ndarray, spec: Recovery) -> float:
     """The penalty from which on the answer is zero."""
-    if not isinstance(op, EntryMeasurements):
-        raise TypeError(op)
+    rows, cols = observed_entries(op) or _NOWHERE
     weighting = "flat" if spec.method == "flat" else "plain"
-    rows, cols = np.asarray(op.rows), np.asarray(op.cols)
     return largest_penalty(
-        large_completion(rows, cols, targets, op.shape, penalty=1.0, weighting=weighting, reduce=True)
+        large_completion(rows, cols, targets, op.matrix_shape, penalty=1.0, weighting=weighting, reduce=True)
     )
 
 
 def by_factors(spec: Recovery, op: AbstractMeasurements) -> bool:
     """Whether the solver for large completions is used: beyond `MOST_DENSE` cells, or with noise beyond `LARGE`."""
-    if not isinstance(op, EntryMeasurements) or spec.task == "robust-pca" or spec.method not in CONVEX:
+    if observed_entries(op) is None or spec.task == "robust-pca" or spec.method not in CONVEX:
         return False
-    cells = op.shape[0] * op.shape[1]
-    noisy = spec.penalty is not None or spec.radius is not None
-    return cells > MOST_DENSE or (noisy and (cells > LARGE or spec.reduce))
+    cells = math.prod(op.matrix_shape)
+    return cells > MOST_DENSE or (spec.noisy and (cells > LARGE or spec.reduce))
 
 
 def _check_task(data: RecoveryData, spec: Recovery) -> None:
@@ -170,12 +180,15 @@ def _check_task(data: RecoveryData, spec: Recovery) -> None:
         )
 
 
-def _unseen(data: RecoveryData, op: EntryMeasurements, spec: Recovery) -> list[str]:
-    notes = []
-    axes = (("row", op.rows, op.shape[0], data.row_labels), ("column", op.cols, op.shape[1], data.column_labels))
+def _unseen(data: RecoveryData, op: AbstractMeasurements, spec: Recovery) -> list[str]:
+    seen, notes = observed_entries(op), []
+    if seen is None:
+        return notes
+    labelled = (data.row_labels, data.column_labels)
+    axes = zip(("row", "column"), seen, op.matrix_shape, labelled, strict=True)
     filled = "the mean that was taken out" if spec.centre else "0"
     for line, indices, size, labels in axes:
-        empty = np.flatnonzero(np.bincount(np.asarray(indices), minlength=size) == 0)
+        empty = np.flatnonzero(np.bincount(indices, minlength=size) == 0)
         if not empty.size:
             continue
         names = ", ".join(str(i) if labels is None else labels[i] for i in empty[:5])

@@ -3,10 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
-from flatmin._core import Solution, UsageError
+from flatmin._core import Solution
 from flatmin.experiments.recovery.prepared import Prepared, by_factors
 from flatmin.experiments.recovery.spec import Recovery
-from flatmin.measurements import EntryMeasurements
 from flatmin.solvers import (
     AbstractMisfit,
     AbstractProgram,
@@ -89,10 +88,7 @@ def _misfit(spec: Recovery) -> AbstractMisfit:
 
 
 def _robust(spec: Recovery, prepared: Prepared) -> RobustPCA:
-    observed, seen = np.zeros(prepared.shape), prepared.seen
-    op = prepared.measurements
-    if isinstance(op, EntryMeasurements):
-        observed[np.asarray(op.rows), np.asarray(op.cols)] = prepared.targets
+    observed, seen = np.nan_to_num(prepared.observed), prepared.seen
     penalty = spec.penalty
     if penalty is None and spec.radius is None:
         penalty = default_penalty(prepared.shape)
@@ -100,14 +96,10 @@ def _robust(spec: Recovery, prepared: Prepared) -> RobustPCA:
 
 
 def _by_factors(spec: Recovery, prepared: Prepared) -> Solution:
-    op = prepared.measurements
-    if not isinstance(op, EntryMeasurements):
-        raise UsageError("measurements: only entries are completed by factors")
     problem = large_completion(
-        np.asarray(op.rows),
-        np.asarray(op.cols),
+        *prepared.where,
         prepared.targets,
-        op.shape,
+        prepared.shape,
         penalty=spec.penalty,
         radius=spec.radius,
         weighting="flat" if spec.method == "flat" else "plain",
