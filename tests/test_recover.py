@@ -11,8 +11,9 @@ from flatmin import JobError, UsageError
 from flatmin.cli import main
 from flatmin.datasets import read_data
 from flatmin.experiments import Experiment, RunContent, load_run, obtain_run
-from flatmin.experiments.recovery import Source, prepare, recovery_spec
+from flatmin.experiments.recovery import RecoveryResult, Source, prepare, recovery_spec
 from flatmin.experiments.recovery.diagnosis import predicted_minimum
+from flatmin.experiments.specs import setting
 from flatmin.measurements import entries
 from flatmin.theory.gatmiry2023 import depth_two_regulariser
 from recovery_files import completion_csv, gaussian_npz, low_rank, write_csv
@@ -302,3 +303,68 @@ def test_hold_out_is_a_partition(tmp_path):
     np.testing.assert_array_equal(np.sort(together), np.sort(data.targets))
     assert len(prepared.held_targets) == 18
     np.testing.assert_allclose(prepared.held.forward(jnp.asarray(data.truth)), prepared.held_targets, atol=1e-12)
+
+
+def test_an_option_is_one_line(monkeypatch):
+    """Every field of the settings is an option, with its default and its text, and there is no other list."""
+    import typer
+
+    from flatmin.cli._app import app
+    from flatmin.experiments.recovery.spec import ReadSettings, Settings
+
+    class More(Settings):
+        damping: float | None = setting(None, origin="ours", description="A new one.", gt=0)
+
+    monkeypatch.setattr("flatmin.experiments.recovery.spec.Settings", More)
+    command = typer.main.get_command(app).commands["recover"]
+    made = {option.name: option for option in command.params}
+    fields = {**More.model_fields, **ReadSettings.model_fields}
+    assert set(made) == set(fields) | {"file", "mask", "out"}
+    for name, field in fields.items():
+        assert made[name].default == field.default
+        assert made[name].help == field.description
+    context = command.make_context("recover", ["x.csv", "--damping", "0.5", "--no-header", "--task", "sensing"])
+    assert (context.params["damping"], context.params["header"], context.params["task"]) == (0.5, False, "sensing")
+    with pytest.raises(UsageError, match=r"damping: got -1\.0, expected a finite number > 0"):
+        More(damping=-1.0)
+
+
+def test_the_result_that_is_stored_is_the_result(tmp_path, recover):
+    """Read back it equals itself, null for NaN included, and the second call prints what the first did."""
+    path, _, _ = completion_csv(tmp_path)
+    _, folder, plain, _, first = recover(path)
+    result = RecoveryResult.of_run(folder)
+    assert (result.rank, result.success, list(result.shape)) == (plain["rank"], plain["success"], plain["shape"])
+    assert json.loads(result.model_dump_json()) == plain
+    assert result.certificate.gap == plain["certificate"]["gap"]
+    _, _, _, _, second = recover(path)
+    assert first.out.split("Report")[0].split("computed")[0] == second.out.split("Report")[0].split("found")[0]
+    unmeasured = result.model_copy(update={"flatness": type(result.flatness)()})
+    assert np.isnan(type(result).model_validate_json(unmeasured.model_dump_json()).flatness.trace)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"depth": 3}, "depth: applies to --method label-noise, got nuclear; leave it out"),
+        ({"centre": True, "task": "sensing"}, "centre: applies to --task completion, got sensing; leave it out"),
+        ({"reduce": True, "method": "flat"}, "reduce: applies to --method flat with --penalty or --radius"),
+        ({"tolerance": 1.0}, "tolerance: got 1.0, expected a finite number > 0 and < 1"),
+        ({"method": "flatt"}, "method: 'flatt' is not known; did you mean 'flat'"),
+        ({"penalti": 1.0}, "penalti: 'penalti' is not known; did you mean 'penalty'"),
+    ],
+)
+def test_settings_are_refused_by_the_model_alone(settings, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        recovery_spec(Source(sha256="0", kind="table"), size=12, **settings)
+
+
+def test_observed_entries_of_every_kind():
+    from flatmin.measurements import gaussian, identity, observed_entries, take
+
+    op = entries(jnp.asarray([0, 2, 1]), jnp.asarray([1, 0, 1]), (3, 2))
+    matrix = np.arange(6.0).reshape(3, 2)
+    for seen in (op, take(op, jnp.asarray([2, 0])), identity((3, 2)), take(identity((3, 2)), jnp.asarray([4, 1]))):
+        rows, cols = observed_entries(seen)
+        np.testing.assert_array_equal(matrix[rows, cols], seen.forward(jnp.asarray(matrix)))
+    assert observed_entries(gaussian(jax.random.key(0), 4, (3, 2))) is None

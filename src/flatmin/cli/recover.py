@@ -41,13 +41,13 @@ class Recover(TyperCommand):
         app.command()(made)
         return typer.main.get_command(app)
 
-    @property  # pyright: ignore[reportIncompatibleVariableOverride]
+    @property
     def params(self) -> Any:
         """The options."""
         return self._made.params
 
     @params.setter
-    def params(self, value: Any) -> None:
+    def params(self, value: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         del value  # those of the function that stands for the command: none
 
     @property

@@ -17,7 +17,8 @@ from flatmin.experiments.recovery.outputs import output_files
 from flatmin.experiments.recovery.prepared import Prepared as Prepared
 from flatmin.experiments.recovery.prepared import prepare as prepare
 from flatmin.experiments.recovery.programme import objective_name, solution_of
-from flatmin.experiments.recovery.result import Proof, RecoveryResult, Training, answer, claims
+from flatmin.experiments.recovery.result import Proof, Training, answer, claims
+from flatmin.experiments.recovery.result import RecoveryResult as RecoveryResult
 from flatmin.experiments.recovery.spec import METHODS as METHODS
 from flatmin.experiments.recovery.spec import Recovery as Recovery
 from flatmin.experiments.recovery.spec import Source as Source
