@@ -10,6 +10,7 @@ from scipy import sparse
 
 from flatmin import JobError, Outcome, UsageError
 from flatmin import measurements as ms
+from flatmin import solvers as sv
 from flatmin.solvers import MinScaledNuclearNorm, large, solve
 from flatmin.solvers.large import spectral
 
@@ -432,3 +433,24 @@ def test_entries_of_wildly_different_scale_are_told():
     assert found.gap <= 1e-3
     assert found.dual_value / 1e24 <= expected * (1 + 1e-6)
     np.testing.assert_allclose(found.primal_value / 1e24, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [sv.MinNuclearNorm, sv.MinScaledNuclearNorm])
+@pytest.mark.parametrize("misfit", [sv.SquaredLoss(0.3), sv.L2Ball(1.0)])
+def test_factored_is_a_method_of_solve(kind, misfit):
+    _, rows, cols, values = instance(0)
+    program = kind(ms.entries(jnp.asarray(rows), jnp.asarray(cols), SHAPE), jnp.asarray(values), misfit)
+    solution = sv.solve(program, sv.Factored(), tolerance=1e-5)
+    other = sv.solve(program, tolerance=1e-8)
+    assert solution.gap <= 1e-5
+    np.testing.assert_allclose(solution.primal_value, other.primal_value, rtol=1e-5)
+    again = sv.solve(program, sv.Factored(), tolerance=1e-5, start=solution)
+    assert again.iterations <= solution.iterations
+    with pytest.raises(UsageError, match="start: got a solution by"):
+        sv.solve(program, sv.Factored(), start=other)
+
+
+def test_factored_refuses_what_it_cannot_solve():
+    op = ms.entries(jnp.arange(3), jnp.arange(3), (3, 3))
+    with pytest.raises(UsageError, match="expected MinNuclearNorm or MinScaledNuclearNorm of entries"):
+        sv.solve(sv.MinNuclearNorm(op, jnp.ones(3)), sv.Factored())

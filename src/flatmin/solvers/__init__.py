@@ -14,6 +14,7 @@ from flatmin.solvers.certificate import certify as certify
 from flatmin.solvers.closed_form import ClosedForm as ClosedForm
 from flatmin.solvers.douglas_rachford import DouglasRachford as DouglasRachford
 from flatmin.solvers.entrywise import MinWeightedLp as MinWeightedLp
+from flatmin.solvers.factored import Factored as Factored
 from flatmin.solvers.flat import flat_program as flat_program
 from flatmin.solvers.interior_point import InteriorPoint as InteriorPoint
 from flatmin.solvers.linear_programming import Simplex as Simplex
