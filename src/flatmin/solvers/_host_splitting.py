@@ -11,8 +11,7 @@ import scipy.linalg
 from flatmin.solvers._factors import Tangent, multipliers
 from flatmin.solvers._gauges import Gauge
 from flatmin.solvers._host import DenseMap, EntryMap, HostMap, RankOneMap, WeightedMap
-
-BLOCK, SETTLE, RELAXATION, FIRST_STEP, SMALLEST_STEP = 10, 20.0, 1.6, 0.3, 1e-3
+from flatmin.solvers._splitting import BLOCK, FIRST_STEP, RELAXATION, SETTLE, SMALLEST_STEP
 
 UNDERCUT = 1e-6
 """How far below the given value, relatively, a feasible point must be to refute it."""
@@ -133,15 +132,15 @@ def split(
     # with nothing feasible at hand the value is infinite, and nothing is closed
     closed = np.isfinite(primal) and primal - bound <= tolerance * primal
     done, next_step = 0, step
-    X, P, subgradient, miss = Z, Z, Z, c
+    X, P, subgradient, residual = Z, Z, Z, c
     while not undercut and done < max_iterations and not closed:
         for _ in range(BLOCK):
             X, _ = gauge.prox(Z, step)
             subgradient = (Z - X) / step
             Z = X + next_step * subgradient
             step = next_step
-            miss = white.forward(2 * X - Z) - c
-            P = 2 * X - Z - white.adjoint(miss)
+            residual = white.forward(2 * X - Z) - c
+            P = 2 * X - Z - white.adjoint(residual)
             Z = Z + RELAXATION * (P - X)
         done += BLOCK
         if gauge.one_sided:
@@ -154,7 +153,7 @@ def split(
             if value < primal:
                 best, primal = feasible, value
         undercut = bool(fits) and below is not None and primal * scale < below * (1 - UNDERCUT)
-        weights = -miss / step
+        weights = -residual / step
         weights = weights / max(1.0, float(gauge.polar(white.adjoint(weights))))
         if c @ weights > bound:
             dual, bound = weights, float(c @ weights)

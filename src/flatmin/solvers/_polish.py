@@ -118,9 +118,9 @@ def _adjoint(white: Whitened, weights: Float[Array, " k"]) -> Float[Array, "d1 d
 
 
 def _newton_step(
-    J: np.ndarray, M: np.ndarray, gradient: np.ndarray, miss: np.ndarray, delta: float
+    J: np.ndarray, M: np.ndarray, gradient: np.ndarray, residual: np.ndarray, delta: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Solve `(K (x) I + delta) d - J w = -gradient`, `J^T d + delta w = miss`, in the smaller of the two unknowns.
+    """Solve `(K (x) I + delta) d - J w = -gradient`, `J^T d + delta w = residual`, in the smaller of the two unknowns.
 
     `K (x) I` is the Hessian of the Lagrangian, `K = [[I, -M], [-M^T, I]]`.
     """
@@ -131,8 +131,8 @@ def _newton_step(
     size, measured = J.shape
     if size <= measured:
         system = J @ J.T / delta + np.kron(K, np.eye(size // len(K)))
-        move = np.linalg.solve(system, J @ miss / delta - gradient)
-        return move, (miss - move @ J) / delta
+        move = np.linalg.solve(system, J @ residual / delta - gradient)
+        return move, (residual - move @ J) / delta
     inverse = np.linalg.inv(K)
 
     def solve_hessian(rows: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ def _newton_step(
     solved = solve_hessian(J)
     system = J.T @ solved
     system[np.diag_indices_from(system)] += delta
-    push = np.linalg.solve(system, miss + solved.T @ gradient)
+    push = np.linalg.solve(system, residual + solved.T @ gradient)
     return solve_hessian(J @ push - gradient), push
 
 
@@ -170,8 +170,8 @@ def polish(
     for step in range(STEPS + 1):
         M = op.adjoint(u)
         gradient = np.concatenate([(left - M @ right).ravel(), (right - M.T @ left).ravel()])
-        miss = targets - op.forward(left @ right.T)
-        error = math.hypot(np.linalg.norm(gradient), np.linalg.norm(miss))
+        residual = targets - op.forward(left @ right.T)
+        error = math.hypot(np.linalg.norm(gradient), np.linalg.norm(residual))
         if not error < best_error / 2:
             break
         best, best_error = (left @ right.T, u), error
@@ -179,7 +179,7 @@ def polish(
             break
         J = op.jacobian(left, right)
         try:
-            move, push = _newton_step(J, M, gradient, miss, delta)
+            move, push = _newton_step(J, M, gradient, residual, delta)
         except np.linalg.LinAlgError:
             break
         u = u + push

@@ -138,8 +138,8 @@ def _(op: ReweightedMeasurements):
     inner = gram_diagonal(op.inner)
     if inner is None or op.left.ndim == 2 or op.right.ndim == 2:
         return None
-    seen = op.inner.forward(jnp.outer(op.left, op.right))
-    return seen**2
+    observed = op.inner.forward(jnp.outer(op.left, op.right))
+    return observed**2
 
 
 @gram_diagonal.register

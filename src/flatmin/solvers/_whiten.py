@@ -34,21 +34,21 @@ class Whitened(eqx.Module):
         mix: what follows it: `Q(X) = mix^T op(X)`; a vector is a diagonal, `None` the identity.
         back: `W`, which takes multipliers of Q to multipliers of A.
         targets: `c = W^T b`, shape (m',).
-        gains: the eigenvalues of `A A*` where Q is along its eigenvectors, else ones.
+        squared_singular_values: the eigenvalues of `A A*` where Q is along its eigenvectors, else ones.
     """
 
     op: AbstractMeasurements
     mix: Array | None
     back: Array
     targets: Float[Array, " k"]
-    gains: Float[Array, " k"]
+    squared_singular_values: Float[Array, " k"]
 
     def forward(self, matrix: Float[Array, "d1 d2"]) -> Float[Array, " k"]:
         """`Q(X)`."""
-        seen = self.op.forward(matrix)
+        observed = self.op.forward(matrix)
         if self.mix is None:
-            return seen
-        return self.mix * seen if self.mix.ndim == 1 else seen @ self.mix
+            return observed
+        return self.mix * observed if self.mix.ndim == 1 else observed @ self.mix
 
     def adjoint(self, weights: Float[Array, " k"]) -> Float[Array, "d1 d2"]:
         """`Q*(u)`."""
@@ -62,7 +62,7 @@ class Whitened(eqx.Module):
         """The part of b outside the range of A; for measurements whitened along the eigenvectors of `A A*`."""
         if self.back.ndim == 1 or self.back.shape[0] == self.back.shape[1]:
             return jnp.zeros_like(targets)
-        vectors = self.back * jnp.sqrt(self.gains)[None, :]
+        vectors = self.back * jnp.sqrt(self.squared_singular_values)[None, :]
         return targets - vectors @ (vectors.T @ targets)
 
     @staticmethod
@@ -83,7 +83,7 @@ def whiten(
         op: the measurements.
         targets: b, shape (m,).
         principal: whiten along the eigenvectors of the Gram matrix, so that up to a constant
-            `||A(X) - b||^2 = ||gains^{1/2} (Q(X) - c)||^2`: what a misfit in the l2 norm needs.
+            `||A(X) - b||^2 = ||squared_singular_values^{1/2} (Q(X) - c)||^2`: what a misfit in the l2 norm needs.
 
     Returns:
         The whitened measurements (of the consistent part of b, if b contradicts itself), and `None` or a vector y
@@ -104,13 +104,13 @@ def whiten(
             "m x m Gram matrix must be factorised; use fewer measurements (take) or entries"
         )
     if principal:
-        factor, gains, null = _principal(np.asarray(kernel_form(op)))
+        factor, squared_singular_values, null = _principal(np.asarray(kernel_form(op)))
     else:
         factor, null = _factor(np.asarray(kernel_form(op)))
-        gains = np.ones(factor.shape[1])
+        squared_singular_values = np.ones(factor.shape[1])
     contradiction = _contradiction(null, np.asarray(targets))
     factor = jnp.asarray(factor)
-    white = Whitened(op, factor, factor, targets @ factor, jnp.asarray(gains))
+    white = Whitened(op, factor, factor, targets @ factor, jnp.asarray(squared_singular_values))
     if principal:
         return white, contradiction
     size = op.num_measurements * op.matrix_shape[0] * op.matrix_shape[1]
@@ -137,7 +137,7 @@ def _factor(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _principal(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`W = V gains^{-1/2}`, the gains, and an orthonormal basis of the null space."""
+    """`W = V squared_singular_values^{-1/2}`, those, and a basis of the null space."""
     values, vectors = np.linalg.eigh(gram)
     kept = values > SINGULAR * max(values[-1], np.finfo(float).tiny)
     return vectors[:, kept] / np.sqrt(values[kept]), values[kept], vectors[:, ~kept]
@@ -167,7 +167,7 @@ def _stored(white: Whitened, targets: Float[Array, " m"]) -> Whitened:
     again, _ = _factor(np.asarray(_overlap(tensor)))
     tensor = jnp.tensordot(jnp.asarray(again.T), tensor, 1)
     back = back @ again
-    return Whitened(DenseMeasurements(tensor), None, back, targets @ back, white.gains)
+    return Whitened(DenseMeasurements(tensor), None, back, targets @ back, white.squared_singular_values)
 
 
 @eqx.filter_jit

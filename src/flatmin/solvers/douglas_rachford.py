@@ -1,7 +1,7 @@
 """Douglas-Rachford splitting of a gauge and a misfit, with residual balancing and a Newton polish.
 
 One iteration is one proximal map of the gauge (for the nuclear norm singular value thresholding) and one of the misfit
-(for an exact fit the projection onto `{X : A(X) = b}`): `X = shrink(Z, t)`, `P = pull(2X - Z, t)`,
+(for an exact fit the projection onto `{X : A(X) = b}`): `X = prox_N(Z, t)`, `P = prox_h(2X - Z, t)`,
 `Z <- Z + relaxation (P - X)`. Its fixed points hold the solution `X` and, exactly, a subgradient
 `M = (Z - X)/t = A*(y)`. The step t weighs progress in X against progress in M; it is moved
 after each block so that both change at the same relative rate, by ever smaller factors, so that it settles and
@@ -23,27 +23,15 @@ from flatmin.solvers._plain import Plain, to_plain
 from flatmin.solvers._polish import Compiled, affordable, polish
 from flatmin.solvers._prepare import Prepared, prepare
 from flatmin.solvers._solution import accepted, certified, fits_zero, infeasible, zero
-from flatmin.solvers._splitting import Working
+from flatmin.solvers._splitting import BLOCK, FIRST_STEP, RELAXATION, SEPARATED, SETTLE, SMALLEST_STEP, Working
 from flatmin.solvers.certificate import certify
 from flatmin.solvers.misfits import Exact
-
-BLOCK = 10
-"""Iterations between two looks at the gap and the step."""
 
 STAGE = 200
 """Iterations between two attempts to polish; a quarter of those done so far, if that is more."""
 
 POLISH_BELOW, POLISH_TARGET = 1e-1, 1e-4
 """A polish is tried once the gap is below the second, and after each stage if it is below the first."""
-
-SETTLE = 20.0
-"""Blocks after which the step's freedom to move has halved."""
-
-SMALLEST_STEP = 1e-3
-"""Smallest step, where the largest singular value of the minimum-Frobenius point is 1."""
-
-SEPARATED = 1e-10
-"""Largest polar of multipliers worth 1 that counts as a proof of infeasibility."""
 
 AIM, AIM_FACTOR, LEAST_AIM = 0.5, 0.1, 1e-15
 """Of the tolerance asked for, what the iteration aims at, as the certificate is measured in the user's coordinates; by
@@ -61,7 +49,7 @@ class _State(eqx.Module):
     rank: Int[Array, ""]
     matrix: Float[Array, "d1 d2"]
     weights: Float[Array, " k"]
-    miss: Float[Array, " k"]
+    residual: Float[Array, " k"]
     primal: Float[Array, ""]
     dual: Float[Array, ""]
     iterations: Int[Array, ""]
@@ -74,7 +62,7 @@ class _State(eqx.Module):
     def with_point(self, work: Working, matrix: Array, weights: Array) -> "_State":
         """Keep the better of the points known, and the better of the multipliers."""
         matrix = work.feasible(matrix)
-        primal = work.gauge.value(matrix) + work.charge(matrix)
+        primal = work.gauge.value(matrix) + work.loss(matrix)
         weights = work.feasible_multipliers(weights)
         dual = work.bound(weights)
         better, tighter = primal < self.primal, dual > self.dual
@@ -100,8 +88,8 @@ class DouglasRachford(AbstractMethod):
         newton: whether to finish by Newton's method on factors of the rank found, where that is affordable.
     """
 
-    relaxation: float = 1.6
-    first_step: float = 0.3
+    relaxation: float = RELAXATION
+    first_step: float = FIRST_STEP
     newton: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):
@@ -179,7 +167,7 @@ class DouglasRachford(AbstractMethod):
         target = max(tolerance, POLISH_TARGET) if newton else tolerance
         stages = newton or can_be_infeasible
         while True:
-            done, before = int(state.iterations), state.miss
+            done, before = int(state.iterations), state.residual
             stop = min(done + max(STAGE, done // 4), max_iterations) if stages else max_iterations
             state = _advance(work, state, self.relaxation, target, stop)
             gap, rank = float(state.gap), int(state.rank)
@@ -195,7 +183,7 @@ class DouglasRachford(AbstractMethod):
             if gap <= tolerance:
                 return state, Outcome.converged, False, seconds
             if can_be_infeasible:
-                direction = before - state.miss
+                direction = before - state.residual
                 if _separates(work, direction):
                     return dataclasses.replace(state, weights=direction), Outcome.infeasible, False, seconds
             if int(state.iterations) >= max_iterations:
@@ -218,7 +206,7 @@ def _start(work: Working, first_step: float) -> _State:
         rank=jnp.asarray(0),
         matrix=nearest,
         weights=jnp.zeros_like(white.targets),
-        miss=jnp.zeros_like(white.targets),
+        residual=jnp.zeros_like(white.targets),
         primal=jnp.asarray(jnp.inf),
         dual=jnp.asarray(0.0),
         iterations=jnp.asarray(0),
@@ -230,7 +218,7 @@ def _start(work: Working, first_step: float) -> _State:
 
 @eqx.filter_jit
 def _warm(work: Working, state: _State, matrix: Float[Array, "d1 d2"], subgradient: Float[Array, "d1 d2"]) -> _State:
-    step = jnp.maximum(0.3 * work.gauge.size(matrix), SMALLEST_STEP)
+    step = jnp.maximum(FIRST_STEP * work.gauge.size(matrix), SMALLEST_STEP)
     state = dataclasses.replace(state, Z=matrix + step * subgradient, step=step, next_step=step)
     return state.with_point(work, matrix, work.white.forward(subgradient))
 
@@ -268,10 +256,10 @@ def _block(work: Working, state: _State, relaxation: Array) -> _State:
         X, rank = work.gauge.prox(Z, step)
         subgradient = (Z - X) / step
         Z = X + next_step * subgradient  # the same pair (X, subgradient) at another step
-        seen = white.forward(2 * X - Z)
-        miss = seen - work.pull(seen, next_step)
-        P = 2 * X - Z - white.adjoint(miss)
-        return Z + relaxation * (P - X), next_step, next_step, X, P, subgradient, miss, rank, before
+        observed = white.forward(2 * X - Z)
+        residual = observed - work.prox(observed, next_step)
+        P = 2 * X - Z - white.adjoint(residual)
+        return Z + relaxation * (P - X), next_step, next_step, X, P, subgradient, residual, rank, before
 
     zeros = jnp.zeros_like(state.Z)
     carry = (
@@ -285,7 +273,7 @@ def _block(work: Working, state: _State, relaxation: Array) -> _State:
         state.rank,
         zeros,
     )
-    Z, step, _, X, P, subgradient, miss, rank, before = jax.lax.fori_loop(0, BLOCK, iterate, carry)
+    Z, step, _, X, P, subgradient, residual, rank, before = jax.lax.fori_loop(0, BLOCK, iterate, carry)
     change = jnp.linalg.norm(P - X) / jnp.linalg.norm(Z)
     in_primal, in_dual = _imbalance(work, X, P, before, subgradient, step)
     freedom = 1 / (1 + state.iterations / (BLOCK * SETTLE)) ** 2
@@ -297,10 +285,10 @@ def _block(work: Working, state: _State, relaxation: Array) -> _State:
         next_step=jnp.where(jnp.isfinite(ratio), jnp.maximum(step * ratio, SMALLEST_STEP), step),
         change=change,
         rank=rank,
-        miss=miss,
+        residual=residual,
         iterations=state.iterations + BLOCK,
     )
-    return state.with_point(work, X, -miss / step)
+    return state.with_point(work, X, -residual / step)
 
 
 def _imbalance(work: Working, X: Array, P: Array, before: Array, subgradient: Array, step: Array) -> tuple[Array, ...]:

@@ -21,6 +21,7 @@ from flatmin.solvers._polish import DELTA, FINE_DELTA, Stored, affordable, polis
 from flatmin.solvers._prepare import prepare
 from flatmin.solvers._reduced import face_solution
 from flatmin.solvers._solution import RESIDUAL, accepted, certified, fits_zero, infeasible, zero
+from flatmin.solvers._splitting import SEPARATED
 from flatmin.solvers._whiten import Whitened
 from flatmin.solvers.certificate import CertifiedPoint, certify
 from flatmin.solvers.misfits import Exact, L1Ball, L1Loss, SquaredLoss
@@ -36,9 +37,6 @@ SHORTEST = 300
 
 ONE_THREAD = 1e6
 """Entries of the measurements below which a second thread of linear algebra costs more than it saves."""
-
-SEPARATED = 1e-10
-"""Largest polar of multipliers worth 1 that counts as a proof of infeasibility."""
 
 AIM = 0.1
 """Of the tolerance asked for, what the steps aim at: the certificate is measured in the user's coordinates."""
@@ -90,7 +88,9 @@ class InteriorPoint(AbstractMethod):
             one_sided=plain.gauge.one_sided,
             tolerance=tolerance,
             max_steps=max_iterations,
-            ridge=np.asarray(misfit.penalty / white.gains) if isinstance(misfit, SquaredLoss) else None,
+            ridge=np.asarray(misfit.penalty / white.squared_singular_values)
+            if isinstance(misfit, SquaredLoss)
+            else None,
         )
         iterated = time.perf_counter()
 
