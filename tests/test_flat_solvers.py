@@ -499,12 +499,12 @@ def test_a_mistake_meets_its_sentence(name, unchecked):
 
 def test_l1_ball_projection_against_clarabel():
     # the proximal map of a weighted l1 ball, one programme of its own
-    from flatmin.solvers._splitting import pull
+    from flatmin.solvers._splitting import prox
 
     rng = np.random.default_rng(8)
     seen, centre, gains = rng.normal(size=(3, 15))
     gains = gains**2 + 0.1
-    found = pull(sv.L1Ball(2.0), jnp.asarray(seen), jnp.asarray(centre), jnp.asarray(gains), jnp.ones(()))
+    found = prox(sv.L1Ball(2.0), jnp.asarray(seen), jnp.asarray(centre), jnp.asarray(gains), jnp.ones(()))
     u = cp.Variable(15)
     cp.Problem(cp.Minimize(cp.sum_squares(u - seen)), [cp.norm1(cp.multiply(np.sqrt(gains), u - centre)) <= 2]).solve(
         solver=cp.CLARABEL

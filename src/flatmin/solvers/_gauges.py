@@ -13,8 +13,8 @@ import numpy as np
 Domain = Literal["all", "symmetric", "psd", "entries"]
 
 WRONG_SIGN = 100.0
-"""Price of a negative eigenvalue where none is allowed, while iterating: above every multiplier seen in practice, so
-that leaving the cone never pays, and small enough to leave the sum its digits. The certificate does not use it."""
+"""Price of a negative eigenvalue where none is allowed, while iterating: well above 1, so that leaving the cone hardly
+pays, and small enough to leave the sum its digits. Chosen, not derived; the certificate does not use it."""
 
 IN_CONE = 1e-10
 """Negative eigenvalues below this share of the trace are rounding."""

@@ -19,14 +19,14 @@ from flatmin.solvers.misfits import AbstractMisfit, Exact, HuberLoss, L1Ball, L1
 Observed = Float[Array, " k"]
 
 BLOCK = 10
-"""Iterations between two looks at the gap and the step: a look costs about two iterations."""
+"""Iterations between two looks at the gap and the step."""
 
 SETTLE = 20.0
 """Blocks after which the step's freedom to move has halved, so that convergence is that of a fixed step."""
 
 RELAXATION, FIRST_STEP = 1.6, 0.3
 """Over-relaxation, of (0, 2), and the first threshold, where the largest singular value of the minimum-Frobenius point
-is 1: the fewest iterations over the instances of `benchmarks/`, flat around both."""
+is 1. Chosen, not derived."""
 
 SMALLEST_STEP = 1e-3
 """Smallest step, in the same units: below, singular value thresholding by the Gram matrix loses its digits."""
