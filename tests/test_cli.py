@@ -259,7 +259,7 @@ def test_wrong_requests_are_one_sentence(case, tmp_path, capsys):
         (["reproduce", "gatmiry2023", "--quick", "--full"], "quick, full: got both"),
         (["reproduce", "gatmiry2023", "--workers", "0"], "workers: got 0"),
         (["reproduce", "gatmiry2023", "--seed", "-1"], "seed: got -1"),
-        (["reproduce"], "Missing argument 'PAPER'"),
+        (["reproduce"], "paper: got none, expected one of gatmiry2023, ding2022, marion2024"),
         (["repruduce"], "No such command 'repruduce'"),
         (["runs", "--out", "no-such-folder"], "out: no-such-folder does not exist"),
         (["report", "abc", "--out", "no-such-folder"], "run: 'abc' is not known, no-such-folder holds no"),

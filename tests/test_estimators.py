@@ -353,3 +353,9 @@ def test_robust_pca_with_dense_noise_keeps_the_rank():
     assert np.linalg.norm(fitted.low_rank_ - truth) < 0.05 * np.linalg.norm(truth)
     np.testing.assert_allclose(fitted.transform(truth + spikes)[:3], truth[:3], atol=0.2)
     assert FlatRobustPCA().fit(truth + spikes).noise_ == 0
+
+
+def test_columns_that_nothing_links_are_warned_of():
+    X = np.array([[1.5, np.nan], [0, np.nan], [np.nan, 5], [np.nan, 8], [8, np.nan], [np.nan, 6]])
+    with pytest.warns(UserWarning, match="fall into 2 groups .* do not determine"):
+        NuclearCompletion(random_state=0).fit(X)

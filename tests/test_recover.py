@@ -368,3 +368,15 @@ def test_observed_entries_of_every_kind():
         rows, cols = observed_entries(seen)
         np.testing.assert_array_equal(matrix[rows, cols], seen.forward(jnp.asarray(matrix)))
     assert observed_entries(gaussian(jax.random.key(0), 4, (3, 2))) is None
+
+
+def test_groups_that_no_entry_links_are_said(tmp_path, recover):
+    """Two blocks: any scale between them fits with the same rank, and a reader must know."""
+    (tmp_path / "two.csv").write_text("i,j,x\na,p,1\na,q,2\nb,p,2\nb,q,4\nc,r,3\nd,r,5\n")
+    _, _, result, _, text = recover(tmp_path / "two.csv")
+    assert "fall into 2 groups of rows and columns" in " ".join(result["notes"])
+    assert "Note: The known entries fall into 2 groups" in text.out
+    from flatmin.measurements import unlinked
+
+    assert unlinked(np.array([0, 0, 1]), np.array([0, 1, 1]), (3, 3)) is None  # what is not seen at all is another note
+    assert "into 3 groups" in unlinked(np.arange(3), np.arange(3), (3, 3))

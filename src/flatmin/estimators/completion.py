@@ -13,6 +13,7 @@ from flatmin._core import UsageError
 from flatmin.estimators._entries import Entries, known_entries
 from flatmin.estimators._inputs import check_settings, index_pairs
 from flatmin.estimators._results import Flatness, Proof, completion_flatness
+from flatmin.measurements import unlinked
 from flatmin.solvers.large import (
     FactoredSolution,
     LargeCompletion,
@@ -85,7 +86,8 @@ class _Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.validation_path_: list[tuple[float, int | None, float]] = []
         penalty, cap = self._chosen(centred, seed)
         problem = self._problem(centred, penalty)
-        for note in problem.notes:
+        loose = unlinked(entries.rows, entries.cols, entries.shape)
+        for note in (*problem.notes, *([] if loose is None else [loose])):
             warnings.warn(note, UserWarning, stacklevel=2)
         solution = complete(
             problem, tolerance=self.tolerance, max_sweeps=self.max_iter, max_rank=cap, seed=seed, throw=False

@@ -31,6 +31,7 @@ from flatmin.measurements.dense import dense as dense
 from flatmin.measurements.dense import gaussian as gaussian
 from flatmin.measurements.entries import EntryMeasurements as EntryMeasurements
 from flatmin.measurements.entries import entries as entries
+from flatmin.measurements.entries import unlinked as unlinked
 from flatmin.measurements.function import FunctionMeasurements as FunctionMeasurements
 from flatmin.measurements.function import from_function as from_function
 from flatmin.measurements.identity import IdentityMeasurements as IdentityMeasurements

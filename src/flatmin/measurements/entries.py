@@ -110,6 +110,37 @@ def entries(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[
     return op
 
 
+@checked(rows=Indices("m"), cols=Indices("m"))
+def unlinked(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[int, int]) -> str | None:
+    """What known entries leave open: seen rows and columns that no chain of entries links.
+
+    The bipartite graph of rows and columns with an edge an entry has as many parts as the matrix has blocks that can be
+    scaled against each other: an entry between two parts can have any value in a low-rank matrix that fits.
+
+    Args:
+        rows: integers in [0, d1), shape (m,).
+        cols: integers in [0, d2), shape (m,).
+        matrix_shape: (d1, d2).
+
+    Returns:
+        A sentence, or None where all that is seen hangs together.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    i, j = np.asarray(rows), np.asarray(cols)
+    size = sum(matrix_shape)
+    graph = coo_array((np.ones(len(i), dtype=np.int8), (i, j + matrix_shape[0])), shape=(size, size))
+    part = connected_components(graph, directed=False)[1]
+    parts = np.unique(part[i]).size
+    if parts < 2:
+        return None
+    return (
+        f"the known entries fall into {parts} groups of rows and columns with no entry between them; the data do not "
+        "determine entries between the groups, which get what the norm prefers"
+    )
+
+
 def _diagonal(matrix: Array | None, index: Array, like: Array | None) -> Array:
     if matrix is None:
         return jnp.ones(index.shape, default_dtype() if like is None else like.dtype)

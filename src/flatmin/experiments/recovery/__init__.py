@@ -57,7 +57,7 @@ def recover(spec: Recovery, prepared: Prepared, context: Context) -> tuple[Recov
     else:
         solution = _solve(spec, prepared, context)
         matrix = np.asarray(solution.matrix)
-        rank, rank_tolerance = int(solution.stats["rank"]), float(solution.stats["rank_tolerance"])
+        rank, rank_tolerance = int(solution.rank), float(solution.rank_tolerance)
         certificates = (Certificate.from_solution(objective_name(spec), solution),)
         ending = {
             "certificate": Proof(**dict(certificates[0]), tolerance=spec.tolerance),

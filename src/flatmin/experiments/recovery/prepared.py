@@ -9,7 +9,7 @@ import numpy as np
 from flatmin._core import UsageError, checked
 from flatmin.datasets import RecoveryData
 from flatmin.experiments.recovery.spec import CONVEX, LARGE, Recovery
-from flatmin.measurements import AbstractMeasurements, LowRankMeasurements, observed_entries, take
+from flatmin.measurements import AbstractMeasurements, LowRankMeasurements, observed_entries, take, unlinked
 from flatmin.solvers.large import large_completion, largest_penalty
 
 TINY = 0.01
@@ -184,6 +184,9 @@ def _unseen(data: RecoveryData, op: AbstractMeasurements, spec: Recovery) -> lis
     seen, notes = observed_entries(op), []
     if seen is None:
         return notes
+    loose = None if spec.task == "robust-pca" else unlinked(*seen, op.matrix_shape)
+    if loose is not None:
+        notes.append(f"{loose[0].upper()}{loose[1:]}.")
     labelled = (data.row_labels, data.column_labels)
     axes = zip(("row", "column"), seen, op.matrix_shape, labelled, strict=True)
     filled = "the mean that was taken out" if spec.centre else "0"

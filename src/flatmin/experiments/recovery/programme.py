@@ -113,7 +113,6 @@ def _by_factors(spec: Recovery, prepared: Prepared) -> Solution:
         seed=spec.seed,
         throw=False,
     )
-    values = found.singular_values
     return Solution(
         matrix=jnp.asarray(found.matrix()),
         dual=jnp.asarray(found.dual),
@@ -125,8 +124,8 @@ def _by_factors(spec: Recovery, prepared: Prepared) -> Solution:
         outcome=found.outcome,
         method=f"least squares on factors; {found.bound.method}",
         stats={
-            "singular_values": values,
-            "rank": found.rank,
-            "rank_tolerance": max(found.gap, 1e-12) * float(values.sum()),
+            "singular_values": found.singular_values,
         },
+        rank=found.rank,
+        rank_tolerance=found.rank_tolerance,
     )
