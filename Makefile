@@ -10,7 +10,7 @@ LOWEST := tests/test_theory.py tests/test_problems.py tests/test_metamorphic.py 
 NEWEST := $(LOWEST) tests/test_architecture.py tests/test_linear_networks.py tests/test_flatness.py tests/test_estimators.py \
 	tests/test_flow.py tests/test_solvers.py tests/test_study_command.py tests/test_readme.py
 
-.PHONY: demo full test test-long test-lowest test-newest test-doors mutants lint format types check bench clean help
+.PHONY: demo full test test-long test-lowest test-newest test-doors mutants lint format types check lines release bench clean help
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -76,6 +76,22 @@ types: $(VENV)/.stamp-dev  ## types of the package, checked by pyright (mode sta
 	$(BIN)/pyright
 
 check: lint types test     ## everything that a commit must pass
+
+lines:                     ## lines of code by room
+	$(PYTHON) scripts/code_lines.py
+
+release: $(VENV)/.stamp-dev ## build wheel and sdist, install the wheel alone in a fresh environment, and use it
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	$(BIN)/python -m build --outdir dist .
+	rm -rf dist/check && $(PYTHON) -m venv dist/check
+	dist/check/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd dist && check/bin/python -c "import flatmin as fm; print(fm.__version__, len(dir(fm)), 'names')"
+	cd dist && ! check/bin/flatmin --version 2> message && grep -q "flatmin\[app\]" message
+	wheel="$$(ls dist/*.whl)" && dist/check/bin/python -m pip install --quiet --disable-pip-version-check "$$wheel[app]"
+	cd dist && check/bin/flatmin --version && printf 'row,column,value\na,x,1\na,y,2\nb,x,2\nb,y,4\nc,x,3\n' > data.csv \
+	  && check/bin/flatmin recover data.csv --out runs
+	rm -rf dist/check dist/runs dist/data.csv dist/message
 
 bench:                     ## speed and memory against the peers, side by side (installs PyTorch)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
