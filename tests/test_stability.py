@@ -230,3 +230,21 @@ def test_one_sample_has_no_noise():
     assert mulayoff2023.batch_noise_weight(1, 3, replacement=True) == 0
     assert mulayoff2023.batch_noise_weight(7, 7) == 0
     assert mulayoff2023.batch_noise_weight(7, 1) == mulayoff2023.batch_noise_weight(7, 1, replacement=True) == 1
+
+
+def test_the_error_of_the_threshold_is_that_of_the_whole_residual(monkeypatch):
+    """Where the eigenvalue may be a tenth smaller, the threshold may be a ninth larger."""
+    from flatmin.flatness import mean_square
+
+    found = mean_square.linalg.eigenpair_residual
+
+    def loose(matvec, vector):
+        top, _ = found(matvec, vector)
+        return top, 0.1 * top
+
+    problem, params = interpolating(7, n=5, shape=(2, 2))
+    exact = float(sgd_stability_threshold(problem, params, 2))
+    monkeypatch.setattr(mean_square.linalg, "eigenpair_residual", loose)
+    got = sgd_stability_threshold(problem, params, 2)
+    assert float(got) == pytest.approx(exact, rel=1e-9)
+    assert float(got.error) == pytest.approx(exact / 9, rel=1e-9)
