@@ -1,7 +1,7 @@
 """Means and shares with their 95% intervals."""
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 Z = float(norm.ppf(0.975))
 
@@ -33,7 +33,6 @@ def wilson(hits: int, count: int) -> tuple[float, float, float]:
     Returns:
         Share, low, high.
     """
+    low, high = binomtest(hits, count).proportion_ci(0.95, method="wilson")
     share = hits / count
-    middle = (share + Z * Z / (2 * count)) / (1 + Z * Z / count)
-    half = Z / (1 + Z * Z / count) * np.sqrt(share * (1 - share) / count + Z * Z / (4 * count**2))
-    return share, min(share, middle - half), max(share, middle + half)
+    return share, min(share, float(low)), max(share, float(high))
