@@ -111,7 +111,9 @@ def entries(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[
 
 
 @checked(rows=Indices("m"), cols=Indices("m"))
-def unlinked(rows: Int[Array, " m"], cols: Int[Array, " m"], matrix_shape: tuple[int, int]) -> str | None:
+def unlinked(
+    rows: Int[Array | np.ndarray, " m"], cols: Int[Array | np.ndarray, " m"], matrix_shape: tuple[int, int]
+) -> str | None:
     """What known entries leave open: seen rows and columns that no chain of entries links.
 
     The bipartite graph of rows and columns with an edge an entry has as many parts as the matrix has blocks that can be
