@@ -33,6 +33,7 @@ def documented(estimator):
 
 @pytest.mark.filterwarnings(TOLD)
 @pytest.mark.filterwarnings(CUT_SHORT)
+@pytest.mark.filterwarnings("ignore:the smallest penalty tried:UserWarning")
 @parametrize_with_checks([FlatCompletion(), NuclearCompletion()], expected_failed_checks=documented)
 def test_scikit_learns_checks_of_completions(estimator, check):
     check(estimator)
@@ -184,8 +185,30 @@ def test_degenerate_tables():
 
 def test_scales_far_apart_are_told():
     X = 10.0 ** np.random.default_rng(0).uniform(-12, 12, (8, 6))
-    with pytest.warns(UserWarning, match="cannot be told from 0 beside it"):
+    with pytest.warns(UserWarning, match="the columns differ in scale by a factor of") as told:
         FlatCompletion(penalty=1e10, centre=False, tolerance=1e-2).fit(X)
+    assert any("cannot be told from 0 beside it" in str(warning.message) for warning in told)
+
+
+def test_columns_of_one_scale_are_not_told(recwarn):
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(20, 2)) @ rng.normal(size=(2, 8)) * np.geomspace(1, 100, 8)
+    X[rng.random(X.shape) < 0.2] = np.nan
+    FlatCompletion(penalty=0.1).fit(X)
+    assert not [w for w in recwarn if "scale" in str(w.message)]
+
+
+def test_a_search_that_ends_at_its_edge_is_told():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 2)) @ rng.normal(size=(2, 20))
+    noisy = X + 0.3 * rng.normal(size=X.shape)
+    X[rng.random(X.shape) < 0.3] = np.nan
+    with pytest.warns(UserWarning, match=r"the smallest penalty tried, .* the search ended at its edge"):
+        exact = NuclearCompletion(random_state=0).fit(X)
+    assert exact.penalty_ == min(penalty for penalty, *_ in exact.validation_path_)
+    noisy[rng.random(X.shape) < 0.3] = np.nan
+    inside = NuclearCompletion(random_state=0).fit(noisy)  # warnings are errors here
+    assert inside.penalty_ > min(penalty for penalty, *_ in inside.validation_path_)
 
 
 @pytest.mark.parametrize(

@@ -380,3 +380,15 @@ def test_groups_that_no_entry_links_are_said(tmp_path, recover):
 
     assert unlinked(np.array([0, 0, 1]), np.array([0, 1, 1]), (3, 3)) is None  # what is not seen at all is another note
     assert "into 3 groups" in unlinked(np.arange(3), np.arange(3), (3, 3))
+
+
+def test_an_exact_fit_that_follows_noise_is_told(tmp_path, recover):
+    rng = np.random.default_rng(4)
+    clean = rng.normal(size=(16, 1)) @ rng.normal(size=(1, 12))
+    seen = np.argwhere(rng.random(clean.shape) < 0.7)
+    for noise, told in ((0.0, False), (0.3, True)):
+        values = clean + noise * rng.normal(size=clean.shape)
+        rows = "".join(f"r{i},c{j},{values[i, j]!r}\n".replace("np.float64(", "").replace(")", "") for i, j in seen)
+        (tmp_path / "t.csv").write_text("row,column,value\n" + rows)
+        result = recover(tmp_path / "t.csv")[2]
+        assert any("noise or rounding" in note for note in result["notes"]) == told

@@ -69,6 +69,34 @@ def known_entries(estimator: Any, X: Any, *, reset: bool) -> tuple[Entries, np.n
     return Entries(rows.astype(np.int64), cols.astype(np.int64), values, (X.shape[0], X.shape[1])), dense
 
 
+UNLIKE = 1e3
+"""Columns whose spreads differ by more are of no common scale: the errors of the large ones hide the small ones."""
+
+
+def scale_note(entries: Entries) -> str | None:
+    """What to say where the columns are of very different scales: one norm weighs all their entries alike.
+
+    Args:
+        entries: the known entries.
+
+    Returns:
+        A sentence, None where the spreads of the columns are within a factor `UNLIKE`.
+    """
+    size = entries.shape[1]
+    count = np.bincount(entries.cols, minlength=size)
+    mean = np.bincount(entries.cols, weights=entries.values, minlength=size) / np.maximum(count, 1)
+    square = np.bincount(entries.cols, weights=(entries.values - mean[entries.cols]) ** 2, minlength=size)
+    spread = np.sqrt(square / np.maximum(count, 1))
+    known = (count > 1) & (spread > 1e-12 * np.maximum(np.abs(mean), np.finfo(float).tiny))
+    if not known.any() or spread[known].max() <= UNLIKE * spread[known].min():
+        return None
+    return (
+        f"the columns differ in scale by a factor of {spread[known].max() / spread[known].min():.1e}: entries of the "
+        "small ones count for nothing, and may be filled worse than by their column means; scale the columns before, "
+        "such as by StandardScaler"
+    )
+
+
 def _refuse_twice(X: Any) -> None:
     """Refuse entries that a sparse matrix stores more than once: SciPy would add them up without a word."""
     stored = X.tocoo()

@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from flatmin._core import UsageError
-from flatmin.estimators._entries import Entries, known_entries
+from flatmin.estimators._entries import Entries, known_entries, scale_note
 from flatmin.estimators._inputs import check_settings, index_pairs
 from flatmin.estimators._results import Flatness, Proof, completion_flatness
 from flatmin.measurements import unlinked
@@ -87,8 +87,9 @@ class _Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         penalty, cap = self._chosen(centred, seed)
         problem = self._problem(centred, penalty)
         loose = unlinked(entries.rows, entries.cols, entries.shape)
-        for note in (*problem.notes, *([] if loose is None else [loose])):
-            warnings.warn(note, UserWarning, stacklevel=2)
+        for note in (*problem.notes, loose, scale_note(entries), self._edge_note()):
+            if note is not None:
+                warnings.warn(note, UserWarning, stacklevel=2)
         solution = complete(
             problem, tolerance=self.tolerance, max_sweeps=self.max_iter, max_rank=cap, seed=seed, throw=False
         )
@@ -180,6 +181,16 @@ class _Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             best = min(best, (reached, penalty))
             penalty *= RATIO
         return best[1]
+
+    def _edge_note(self) -> str | None:
+        """What to say where the search for a penalty ended while the error on held-out entries still fell."""
+        tried = [penalty for penalty, *_ in self.validation_path_]
+        if self.penalty is not None or len(tried) < 2 or min(self.validation_path_, key=lambda t: t[2])[0] > min(tried):
+            return None
+        return (
+            f"the smallest penalty tried, {min(tried):.2g}, predicts the held-out entries best: the search ended at "
+            "its edge, and the data may be exact; give a smaller penalty"
+        )
 
     def _best_rank(self, problem: LargeCompletion, seed: int, error: Any) -> int | None:
         whole = complete(problem, tolerance=LOOSE, max_sweeps=self.max_iter, seed=seed, throw=False)

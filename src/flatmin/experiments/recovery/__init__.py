@@ -70,7 +70,7 @@ def recover(spec: Recovery, prepared: Prepared, context: Context) -> tuple[Recov
         method=spec.method,
         shape=prepared.shape,
         measurements_fitted=len(prepared.targets),
-        notes=prepared.notes,
+        notes=(*prepared.notes, *_noise_notes(spec, prepared, rank)),
         rank=rank,
         rank_tolerance=rank_tolerance,
         nuclear_norm=float(np.linalg.svd(matrix, compute_uv=False).sum()),
@@ -91,6 +91,20 @@ def recover(spec: Recovery, prepared: Prepared, context: Context) -> tuple[Recov
         files=output_files(prepared.data, matrix + prepared.offset, result.model_dump(), errors=gross),
     )
     return result, content
+
+
+def _noise_notes(spec: Recovery, prepared: Prepared, rank: int) -> tuple[str, ...]:
+    """What to say of an exact fit that needs as many numbers as were measured: it interpolates noise."""
+    d1, d2 = prepared.shape
+    freedom, m = rank * (d1 + d2 - rank), len(prepared.targets)
+    if spec.method not in ("flat", "nuclear") or spec.noisy or spec.task not in (None, "completion") or freedom < m:
+        return ()
+    note = (
+        f"The fit interpolates the targets, and its rank {rank} leaves {freedom:,} numbers free where {m:,} were "
+        "measured: what it follows is noise or rounding. Allow for it with --penalty or --radius; "
+        "--holdout 0.1 measures what that gains."
+    )
+    return (note,)
 
 
 def _named(context: Context, name: str) -> Callable[[int, int], None]:
