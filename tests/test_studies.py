@@ -497,9 +497,21 @@ z = 5
     ],
 )  # fmt: skip
 def test_lines_are_those_where_settings_begin(path, line):
-    from flatmin.studies._lines import toml_line
+    from flatmin.studies._lines import line_of, toml_lines
 
-    assert toml_line(DOCUMENT, tuple(path.split("."))) == line
+    for text in (DOCUMENT, DOCUMENT.replace("\n", "\r\n")):
+        assert line_of(tuple(path.split(".")), toml_lines(text)) == line
+
+
+def test_lines_are_toml_s_own():
+    from flatmin.studies._lines import toml_lines
+
+    text = 'a = "\u2028"\n# \x85\nb = [[1],\n [2, "]"], # ]\n]\n[[x]]\n[x.y]\nz = 1\n[[x]]\n[x.y]\nz = 2\n'
+    lines = toml_lines(text)
+    settings = [("a",), ("b",), ("b", "1", "0"), ("x", "0", "y", "z"), ("x", "1", "y", "z")]
+    assert [lines[path] for path in settings] == [1, 3, 3, 8, 11]
+    flat = "".join(f"k{i} = {i}\n" for i in range(3000)) + "many = [\n" + "1,\n" * 3000 + "]\nlast = 1\n"
+    assert toml_lines(flat)["last",] == 6003
 
 
 def test_check_says_what_cannot_run(tmp_path, capsys):

@@ -7,48 +7,70 @@ from typing import Any
 Path = tuple[str, ...]
 
 
-def toml_line(text: str, path: Path) -> int | None:
-    """The line of a setting, or of the nearest table around it that the file has.
+_CLOSING = ("]", '"""', "'''")
+"""What the last line of a statement of several lines must hold: only lists and long texts go over lines."""
 
-    The document is read again up to each line: the setting begins after the last beginning that parses without it. So
-    what a line means is TOML's own business (texts of many lines, dotted names, tables of tables).
+
+def toml_lines(text: str) -> dict[Path, int]:
+    """Line numbers of tables and settings.
+
+    The document is cut into its statements: each is the shortest run of lines that TOML itself reads. So what a line
+    means (texts of many lines, dotted and quoted names, lists of tables) is TOML's business alone.
 
     Args:
         text: a TOML document that parses.
-        path: names of tables and settings, positions in lists as digits; parts that the file does not have are passed.
 
     Returns:
-        The line, from 1; None if no part of the path is in the file.
+        Line, from 1, where the statement begins, by path; entries of lists by their position as digits.
     """
-    found = _known(tomllib.loads(text), path)
-    if not found:
-        return None
-    lines, start = text.splitlines(), 1
-    for number in range(1, len(lines) + 1):
-        try:
-            part = tomllib.loads("\n".join(lines[:number]))
-        except tomllib.TOMLDecodeError:
-            continue
-        if _known(part, found) == found:
-            break
-        start = number + 1
-    while not lines[start - 1].strip() or lines[start - 1].lstrip().startswith("#"):
-        start += 1
-    return start
-
-
-def _known(value: Any, path: Path) -> Path:
-    """The parts of a path that lead into a document, in order; the others are left out."""
-    found: list[str] = []
-    for name in path:
-        if isinstance(value, Mapping) and name in value:
-            value = value[name]
-        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
-            value = value[int(name)]
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    found: dict[Path, int] = {}
+    counts: dict[Path, int] = {}
+    table: Path = ()
+    start = 0
+    while start < len(lines):
+        statement, end = _statement(lines, start)
+        if lines[start].lstrip().startswith("["):
+            table = _header(statement, counts)
+            for known in range(1, len(table) + 1):
+                found.setdefault(table[:known], start + 1)
         else:
-            continue
-        found.append(name)
-    return tuple(found)
+            _enter(statement, table, start + 1, found)
+        start = end
+    return found
+
+
+def _statement(lines: list[str], start: int) -> tuple[dict[str, Any], int]:
+    """The statement that begins at a line, read alone, and the line after it."""
+    for end in range(start + 1, len(lines) + 1):
+        if end == start + 1 or any(mark in lines[end - 1] for mark in _CLOSING):
+            try:
+                return tomllib.loads("\n".join(lines[start:end])), end
+            except tomllib.TOMLDecodeError:
+                continue
+    return {}, len(lines)
+
+
+def _header(statement: Any, counts: dict[Path, int]) -> Path:
+    """The table that a header opens: within lists of tables the last one, by its position."""
+    table: Path = ()
+    while statement:
+        ((name, statement),) = statement.items()
+        table = (*table, name)
+        if isinstance(statement, list):
+            counts[table] = counts.get(table, 0) + 1
+            (statement,) = statement
+        if table in counts:
+            table = (*table, str(counts[table] - 1))
+    return table
+
+
+def _enter(value: Any, path: Path, line: int, found: dict[Path, int]) -> None:
+    if path not in found and path:
+        found[path] = line
+    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in inside:
+        _enter(inner, (*path, str(name)), line, found)
 
 
 def yaml_lines(root: Any) -> dict[Path, int]:

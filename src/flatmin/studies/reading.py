@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from flatmin._core import Free, Instance, Mapped, Optional, UsageError, checked_anywhere, read_text
 from flatmin._core.models import explained, telling
-from flatmin.studies._lines import Path, line_of, toml_line, yaml_lines
+from flatmin.studies._lines import Path, line_of, toml_lines, yaml_lines
 from flatmin.studies.spec import StudySpec
 
 MOST_VALUES = 1_000_000
@@ -39,10 +39,10 @@ def study_spec(raw: Mapping[str, Any], *, source: str = "", lines: Mapping[Path,
     Raises:
         UsageError: naming the setting, its line, what was got, what to do, and the nearest name.
     """
-    return _spec(raw, source, lambda path: line_of(path, lines or {}))
+    return _spec(raw, source, lambda: lines or {})
 
 
-def _spec(raw: Mapping[str, Any], source: str, find_line: Callable[[Path], int | None]) -> StudySpec:
+def _spec(raw: Mapping[str, Any], source: str, find_lines: Callable[[], Mapping[Path, int]]) -> StudySpec:
     if _is_deep(raw):
         raise UsageError(f"file: {source or 'the study'} {_DEEP}")
     try:
@@ -50,7 +50,7 @@ def _spec(raw: Mapping[str, Any], source: str, find_line: Callable[[Path], int |
     except ValidationError as error:
         path, sentence = explained(error, _options(error))
     named = _trimmed(path)
-    line = find_line(path)
+    line = line_of(path, find_lines())
     where = ", ".join(part for part in (source, f"line {line}" if line else "") if part)
     raise UsageError(f"{'.'.join(named) or 'study'}{f' ({where})' if where else ''}: {sentence}")
 
@@ -111,17 +111,17 @@ def load_spec(path: str | pathlib.Path) -> StudySpec:
     text = read_text(file)
     try:
         if file.suffix == ".toml":
-            raw, find_line = _toml(text, file.name), functools.partial(toml_line, text)
+            raw, find_lines = _toml(text, file.name), functools.partial(toml_lines, text)
         else:
             raw, lines = _yaml(text, file.name)
-            find_line = functools.partial(line_of, lines=lines)
+            find_lines = functools.partial(dict, lines)
     except RecursionError as error:
         raise UsageError(f"file: {file.name} {_DEEP}") from error
     if not isinstance(raw, Mapping):
         raise UsageError(f"file: {file.name} holds {type(raw).__name__}, expected tables of settings")
     if not all(isinstance(key, str) for key in raw):
         raise UsageError(f"file: {file.name} has a setting whose name is no text; put the name in quotes")
-    return _spec(raw, file.name, find_line)
+    return _spec(raw, file.name, find_lines)
 
 
 def _toml(text: str, name: str) -> Any:
