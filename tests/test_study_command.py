@@ -228,7 +228,7 @@ def test_interrupting_loses_nothing(tmp_path):
         command, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 240
-    while not list(pathlib.Path("studies").glob("slow/segments/*.seg")) and time.monotonic() < deadline:
+    while not list(pathlib.Path("studies").glob("slow/segments/[!.]*.seg")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=240)

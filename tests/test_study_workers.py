@@ -122,7 +122,8 @@ def test_processes_end_with_who_started_them(tmp_path):
         pytest.skip("no /proc: the children of a process cannot be listed here")
     # both workers are there, and something is stored, whenever that is on a busy machine
     children = []
-    while len(children) < 2 or not list((tmp_path / "s").glob("segments/*.seg")):
+    # (a hidden name is a file that is still being written)
+    while len(children) < 2 or not list((tmp_path / "s").glob("segments/[!.]*.seg")):
         assert process.poll() is None, "the study ended before it was killed"
         children = [
             child

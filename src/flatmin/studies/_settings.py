@@ -246,6 +246,14 @@ def _robust(table: Mapping[str, Any], problem: Any) -> Any:
 
 
 PROGRAMS: Mapping[str, Choice] = {
+    "min_norm": Choice(
+        {
+            "norm": (Literal["nuclear", "frobenius"], "nuclear"),
+            "domain": (Literal["all", "symmetric", "psd"], "all"),
+            "weights": (Literal["flat"] | None, None),
+        },
+        _program("MinNorm", "norm", "domain", "weights"),
+    ),
     "min_nuclear_norm": Choice({}, _program("MinNuclearNorm")),
     "min_scaled_nuclear_norm": Choice({}, _program("MinScaledNuclearNorm")),
     "min_frobenius": Choice({}, _program("MinFrobenius")),
