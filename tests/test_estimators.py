@@ -185,9 +185,11 @@ def test_degenerate_tables():
 
 def test_scales_far_apart_are_told():
     X = 10.0 ** np.random.default_rng(0).uniform(-12, 12, (8, 6))
-    with pytest.warns(UserWarning, match="the columns differ in scale by a factor of") as told:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         FlatCompletion(penalty=1e10, centre=False, tolerance=1e-2).fit(X)
-    assert any("cannot be told from 0 beside it" in str(warning.message) for warning in told)
+    for words in ("cannot be told from 0 beside it", "the columns differ in scale by a factor of"):
+        assert any(words in str(warning.message) for warning in told)
 
 
 def test_columns_of_one_scale_are_not_told(recwarn):
